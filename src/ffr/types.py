@@ -198,6 +198,8 @@ class Observation:
     duration_s: float = 0.0
     notes: tuple[str, ...] = ()
     """What was unusual in the decode (`short_clip:9`, `fallback`): a status, never an exception."""
+    prompt_style: str = "video_r1"
+    """Family of the prompt's template (`ObserveConfig.prompt`): the patch is rendered in the same one."""
 
     @property
     def patched(self) -> bool:
