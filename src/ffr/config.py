@@ -100,7 +100,7 @@ class FindConfig(Section):
     profile: Literal["robust", "video_r1_strict"] = "robust"
     """Verifier profile; `video_r1_strict` is bit-compatible with the released reward."""
     free_form_threshold: UnitFloat = 0.5
-    """Free-form score from which a rollout counts as right (release: 1.0, which calls the teacher on nearly all)."""
+    """Score from which a free-form rollout is right (release: 1.0, which calls the teacher on nearly all)."""
     ocr_threshold: UnitFloat = 0.9
     regression_threshold: UnitFloat = 0.9
 
