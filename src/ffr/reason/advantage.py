@@ -86,7 +86,7 @@ def _center(rewards: Tensor, baseline: Baseline, first_rewards_PG: Tensor | None
 
 def _check_finite(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name} must be finite, got {values.tolist()}")
+        raise ValueError(f"{name} must be finite, got {values}")
 
 
 def _check_like(name: str, values: Tensor, rewards: Tensor) -> None:
