@@ -40,6 +40,7 @@ class PatchError(ValueError):
     """
 
     def __init__(self, reason: str) -> None:
+        """Keep `reason`: field and remedy, never the offending value."""
         super().__init__(reason)
         self.reason = reason
 
