@@ -1,0 +1,1 @@
+"""Engines: a policy that samples and learns, behind the same observations everywhere."""

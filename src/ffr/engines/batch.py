@@ -1,0 +1,225 @@
+"""Rows to tensors: padding, rotary positions, and each clip through the vision tower once.
+
+A row is a prompt and a completion. Prompts are padded on the left and completions on the right, so
+that the completions of all rows share the last columns. Rows that show the same medium (the same
+`Medium` object) share one pass of the vision tower where the model allows it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ffr.engines.encode import EncodedPrompt, Medium
+
+_FEATURES = {"video": "get_video_features", "image": "get_image_features"}
+_PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
+_GRIDS = {"video": "video_grid_thw", "image": "image_grid_thw"}
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Padded rows on the model's device.
+
+    Example:
+        >>> Rows(input_ids=ids, attention_mask=mask, position_ids=pos, num_completion=3)  # doctest: +SKIP
+    """
+
+    input_ids: Tensor
+    """(B, L): prompts left-padded, completions right-padded."""
+    attention_mask: Tensor
+    """(B, L), 1 on real tokens."""
+    position_ids: Tensor
+    """(3, B, L) for models with 3D rotary positions, else (B, L)."""
+    num_completion: int
+    """T, the width of the completion part."""
+
+    @property
+    def completion_ids(self) -> Tensor:
+        """(B, T)."""
+        return self.input_ids[:, self.input_ids.shape[1] - self.num_completion :]
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """(B, T), 1 on completion tokens."""
+        return self.attention_mask[:, self.attention_mask.shape[1] - self.num_completion :]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside data-parallel and adapter wrappers (adapters stay active)."""
+    inner = model
+    while hasattr(inner, "module") and isinstance(inner.module, nn.Module):
+        inner = inner.module
+    base = getattr(inner, "get_base_model", None)
+    return base() if callable(base) else inner
+
+
+class Batcher:
+    """Builds `Rows` and visual arguments for one model architecture.
+
+    Args:
+        model: the policy or any model of its architecture, wrapped or not.
+        pad_id: id that fills the batch.
+    """
+
+    def __init__(self, model: nn.Module, pad_id: int) -> None:
+        self.pad_id = pad_id
+        inner = unwrap(model)
+        self._rope = getattr(getattr(inner, "model", inner), "get_rope_index", None)
+        self._rope_names = frozenset(inspect.signature(self._rope).parameters) if self._rope else frozenset()
+        takes = inspect.signature(type(inner).forward).parameters
+        self._shares_media = "mm_encoder_outputs" in takes
+        self._takes_types = "mm_token_type_ids" in takes
+
+    def rows(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        completions: Sequence[Sequence[int]],
+        device: torch.device | str,
+    ) -> Rows:
+        """Pads prompts and completions into one batch.
+
+        Args:
+            prompts: B prompts.
+            completions: B completions, empty ones to prefill.
+            device: where the tensors go.
+
+        Returns:
+            `Rows` of width max prompt length + max completion length.
+        """
+        width = max(p.num_tokens for p in prompts)
+        num_completion = max(map(len, completions))
+        positions = [self._positions(prompt) for prompt in prompts]
+        dims = positions[0].shape[0]
+        ids = torch.full((len(prompts), width + num_completion), self.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        pos = torch.zeros((dims, *ids.shape), dtype=torch.long)
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            start, end = width - prompt.num_tokens, width + len(completion)
+            ids[row, start:end] = torch.tensor((*prompt.train_ids, *completion), dtype=torch.long)
+            mask[row, start:end] = 1
+            pos[:, row, start:width] = positions[row]
+            first = int(positions[row][0, -1]) + 1
+            pos[:, row, width:end] = torch.arange(first, first + len(completion))
+        return Rows(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(pos if dims > 1 else pos[0]).to(device),
+            num_completion=num_completion,
+        )
+
+    def next_positions(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> Tensor:
+        """Position of each prompt's first completion token, shape (B,)."""
+        return torch.tensor([int(self._positions(p)[0, -1]) + 1 for p in prompts], device=device)
+
+    def decode_positions(self, next_B: Tensor) -> Tensor:
+        """Position ids of one decoding step: (3, B, 1) or (B, 1)."""
+        return next_B[None, :, None].expand(3, -1, -1) if self._rope else next_B[:, None]
+
+    def vision(self, model: nn.Module, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
+        """Visual arguments of the model's forward pass for these rows, in row order.
+
+        Each distinct medium is encoded once and its features are repeated, with gradient, unless the
+        model's forward takes pixels only.
+        """
+        inner = unwrap(model)
+        device = next(inner.parameters()).device
+        shared: dict[str, Any] = {}
+        pixels: dict[str, Any] = {}
+        for kind in _FEATURES:
+            media = [m for prompt in prompts for m in prompt.media if m.kind == kind]
+            if not media:
+                continue
+            if self._shares_media:
+                shared[kind] = self._encode_once(inner, kind, media, device)
+            else:
+                pixels |= _joined(media, device)
+        if shared:
+            return {"mm_encoder_outputs": shared}
+        if pixels and self._takes_types:
+            types = [torch.tensor(p.mm_types) for p in prompts]
+            pixels["mm_token_type_ids"] = nn.utils.rnn.pad_sequence(
+                types, batch_first=True, padding_side="left"
+            ).to(device)
+        return pixels
+
+    def _encode_once(self, inner: nn.Module, kind: str, media: list[Medium], device: torch.device) -> Any:
+        distinct = list({id(m): m for m in media}.values())
+        order = {id(m): k for k, m in enumerate(distinct)}
+        tensors = _joined(distinct, device)
+        encode = getattr(inner, _FEATURES[kind])
+        out = encode(tensors[_PIXELS[kind]], tensors[_GRIDS[kind]], return_dict=True)
+        index = [order[id(m)] for m in media]
+        fields: dict[str, Any] = {"pooler_output": tuple(out.pooler_output[i] for i in index)}
+        if (deep := getattr(out, "deepstack_features", None)) is not None:
+            fields["deepstack_features"] = [tuple(layer[i] for i in index) for layer in deep]
+        return type(out)(**fields)
+
+    def _positions(self, prompt: EncodedPrompt) -> Tensor:
+        positions = prompt.memo.get("positions")
+        if positions is None:
+            if self._rope is None:
+                positions = torch.arange(prompt.num_tokens)[None]
+            else:
+                extra = {k: v for k, v in prompt.features.items() if k in self._rope_names}
+                positions = self._rope(
+                    torch.tensor([prompt.train_ids]),
+                    torch.tensor([prompt.mm_types], dtype=torch.int),
+                    **extra,
+                )[0][:, 0]
+            prompt.memo["positions"] = positions
+        return positions
+
+
+def _joined(media: Sequence[Medium], device: torch.device) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for m in media for name in m.features)
+    return {name: torch.cat([m.features[name] for m in media]).to(device) for name in names}
+
+
+def completion_logprobs(
+    model: nn.Module,
+    batcher: Batcher,
+    prompts: Sequence[EncodedPrompt],
+    completions: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    fused: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of given completions, each under its own prompt.
+
+    Args:
+        model: policy or reference, wrapped or not; the wrapper's forward is called.
+        batcher: of the same architecture.
+        prompts: B prompts.
+        completions: B completions.
+        temperature: logits are divided by it.
+        fused: use TRL's fused head (never materialises the logits); `model` must carry it.
+
+    Returns:
+        log pi, shape (B, T), 0 outside the mask; and the mask, shape (B, T).
+    """
+    device = next(model.parameters()).device
+    rows = batcher.rows(prompts, completions, device)
+    inputs = {
+        "input_ids": rows.input_ids,
+        "attention_mask": rows.attention_mask,
+        "position_ids": rows.position_ids,
+        **batcher.vision(model, prompts),
+    }
+    if (types := inputs.get("mm_token_type_ids")) is not None:
+        inputs["mm_token_type_ids"] = nn.functional.pad(types, (0, rows.num_completion))
+    width, mask = rows.num_completion, rows.completion_mask
+    if fused:
+        labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
+        labels[:, :-width] = -100
+        out = model(**inputs, labels=labels, fused_lm_head=True)
+        return out.log_probs[:, -width:] * mask, mask
+    logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, -width - 1 : -1]
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    picked = logprobs.gather(-1, rows.completion_ids.unsqueeze(-1)).squeeze(-1)
+    return picked * mask, mask
