@@ -1,0 +1,1 @@
+"""The `ffr` command: one file per command, heavy imports inside the commands."""

@@ -1,0 +1,66 @@
+"""The `ffr` command. Commands are loaded when they are called, so that `ffr --help` is quick and torch-free."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from ffr.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CliError, ConfigError
+
+
+def _version() -> str:
+    return f"ffr {metadata.version('find-fix-reason')}"
+
+
+app = App(
+    name="ffr",
+    help=(
+        "Find, Fix, Reason: context repair for video reasoning. When a student answers a question about a "
+        "video wrongly, a teacher shows it where to look, not the answer, and it tries again."
+    ),
+    help_epilogue="Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong.",
+    help_format="plaintext",
+    version=_version,
+)
+app.command("ffr.cli.demo:demo", name="demo", help="Train a tiny student on made-up videos, on a CPU.")
+app.command("ffr.cli.train:app", name="train", help="Train a student with Find-Fix-Reason or a baseline.")
+app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
+app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")
+app.command("ffr.cli.doctor:doctor", name="doctor", help="Check that this machine can do the job.")
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        tokens: Command-line words; those of the process when None.
+    """
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        result = app(tokens, exit_on_error=False, result_action="return_value", error_console=err)
+    except ConfigError as error:
+        for problem in error.problems:
+            err.print(f"error: {problem}", markup=False, style="red")
+        return EXIT_USAGE
+    except CycloptsError:
+        return EXIT_USAGE  # cyclopts has printed it
+    except CliError as error:
+        err.print(f"error: {error}", markup=False, style="red")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        err.print("stopped; `--resume` goes on from the last checkpoint", markup=False)
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else EXIT_OK
+
+
+def run() -> None:
+    """The console script: exits with the command's code."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
