@@ -46,18 +46,12 @@ class ErrorType(StrEnum):
 class RepairStatus(StrEnum):
     """How one repair ended. Exactly one status per failed rollout, always counted."""
 
-    REPAIRED = "repaired"
-    """The student answered rightly with the patch in view."""
-    STILL_WRONG = "still_wrong"
-    """The patch was shown, the new rollout is still wrong."""
-    LEAKED = "leaked"
-    """The patch gave the answer away twice and was dropped."""
-    TEACHER_FAILED = "teacher_failed"
-    """No usable patch: time-out, server error, invalid reply, circuit open."""
-    OVER_BUDGET = "over_budget"
-    """The call, step or run budget was spent."""
-    SKIPPED = "skipped"
-    """Repair was not asked for (evaluation, annealing, an algorithm without repairs)."""
+    REPAIRED = "repaired"  # The student answered rightly with the patch in view.
+    STILL_WRONG = "still_wrong"  # The patch was shown, the new rollout is still wrong.
+    LEAKED = "leaked"  # The patch gave the answer away twice and was dropped.
+    TEACHER_FAILED = "teacher_failed"  # No usable patch: time-out, server error, invalid reply, circuit open.
+    OVER_BUDGET = "over_budget"  # The call, step or run budget was spent.
+    SKIPPED = "skipped"  # Repair was not asked for (evaluation, annealing, an algorithm without repairs).
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +63,8 @@ class Option:
         Option(label='B', text='a red ball')
     """
 
-    label: str
-    """Upper-case letter."""
-    text: str
-    """The choice without its label."""
+    label: str  # Upper-case letter
+    text: str  # The choice without its label
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,26 +101,16 @@ class Sample:
     """One video-question pair x = (v, q) with gold answer y.
 
     Example:
-        >>> Sample(
-        ...     uid="micro/7",
-        ...     question="What colour is the ball when it glows?",
-        ...     answer="B",
-        ...     problem_type=ProblemType.MULTIPLE_CHOICE,
-        ...     video=Path("clips/7.mp4"),
-        ...     options=(Option("A", "red"), Option("B", "blue")),
-        ... ).answer_text
+        >>> options = (Option("A", "red"), Option("B", "blue"))
+        >>> Sample("a/7", "Which?", "B", ProblemType.MULTIPLE_CHOICE, Path("7.mp4"), options).answer_text
         'blue'
     """
 
-    uid: str
-    """Unique over a mixture: `<source>/<id>`."""
-    question: str
-    """The question alone; options are kept apart."""
-    answer: str
-    """Gold: the letter for multiple choice, else the value as written."""
+    uid: str  # Unique over a mixture: `<source>/<id>`
+    question: str  # The question alone; options are kept apart
+    answer: str  # Gold: the letter for multiple choice, else the value as written
     problem_type: ProblemType
-    video: Path
-    """Resolved path of the clip or image, inside its media root."""
+    video: Path  # Resolved path of the clip or image, inside its media root
     options: tuple[Option, ...] = ()
     media_type: str = "video"
     """`video` or `image`."""
@@ -136,8 +118,7 @@ class Sample:
     """Name of the data source, for mixtures and tables."""
     scenario: str = ""
     """Question kind where the data set names one (MicroWorld: the rows of FFR Table 1)."""
-    clip_s: tuple[float, float] | None = None
-    """Optional bounds of the clip inside the file, seconds."""
+    clip_s: tuple[float, float] | None = None  # Optional bounds of the clip inside the file, seconds
     evidence: Evidence | None = None
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields of the source row that no room reads."""
@@ -160,14 +141,10 @@ class Frame:
         1
     """
 
-    number: int
-    """1-based position in the observation."""
-    source_index: int
-    """0-based index in the source file."""
-    timestamp_s: float
-    """Seconds from the first displayed frame of the clip."""
-    sha256: str
-    """Hash of the pixels: the frame's name in the cache and in traces."""
+    number: int  # 1-based position in the observation
+    source_index: int  # 0-based index in the source file
+    timestamp_s: float  # Seconds from the first displayed frame of the clip
+    sha256: str  # Hash of the pixels: the frame's name in the cache and in traces
     width_px: int
     height_px: int
     pixels: npt.NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
@@ -186,10 +163,8 @@ class Observation:
 
     sample_uid: str
     frames: tuple[Frame, ...]
-    prompt: str
-    """The user text after the video: question, options, instruction."""
-    view_id: str
-    """sha256 of all that the model sees; two observations are the same view iff it is equal."""
+    prompt: str  # The user text after the video: question, options, instruction
+    view_id: str  # sha256 of all that the model sees; two observations are the same view iff it is equal
     system: str | None = None
     patch_text: str = ""
     """The rendered patch, appended after `prompt`; empty for x."""
@@ -219,8 +194,7 @@ class Rollout:
 
     observation: Observation
     text: str
-    token_ids: tuple[int, ...] = ()
-    """Completion tokens, end token included when the model wrote one."""
+    token_ids: tuple[int, ...] = ()  # Completion tokens, end token included when the model wrote one
     logprobs: tuple[float, ...] | None = None
     """log pi_old of each completion token at the sampling temperature, before top-p truncation."""
     finish: str = "stop"
@@ -243,16 +217,11 @@ class Verdict:
         True
     """
 
-    score: float
-    """R_acc in [0, 1]."""
-    correct: bool
-    """z = 1[score >= threshold(problem type)], FFR eq. 4."""
-    extracted: str
-    """The answer as found in the completion; empty if none was found."""
-    rule: str
-    """Which rule fired, dotted: `mcq.exact`, `number.rounded`."""
-    format_score: float = 0.0
-    """R_fmt in {0, 1}."""
+    score: float  # R_acc in [0, 1]
+    correct: bool  # z = 1[score >= threshold(problem type)], FFR eq. 4
+    extracted: str  # The answer as found in the completion; empty if none was found
+    rule: str  # Which rule fired, dotted: `mcq.exact`, `number.rounded`
+    format_score: float = 0.0  # R_fmt in {0, 1}
     reason: str = ""
     """Why the score is not 1, in words a person can act on."""
 
@@ -262,11 +231,7 @@ class EvidencePatch:
     """What the teacher gives the student: where to look, never what is there (FFR eq. 5).
 
     Example:
-        >>> EvidencePatch(
-        ...     error_types=(ErrorType.TEMPORAL,),
-        ...     key_frames=((5, 8),),
-        ...     guidance="Watch the ball when it glows.",
-        ... ).key_frames
+        >>> EvidencePatch((ErrorType.TEMPORAL,), ((5, 8),), guidance="Watch the ball.").key_frames
         ((5, 8),)
     """
 
@@ -387,13 +352,10 @@ class Repair:
 
     status: RepairStatus
     diagnosis: Diagnosis | None = None
-    leak: LeakReport | None = None
-    """Report of the last patch that was checked."""
-    rollout: Rollout | None = None
-    """tau*, sampled under x + c; None if the student was not asked again."""
+    leak: LeakReport | None = None  # Report of the last patch that was checked
+    rollout: Rollout | None = None  # tau*, sampled under x + c; None if the student was not asked again
     verdict: Verdict | None = None
-    num_leaks: int = 0
-    """Leaking patches seen on the way (0, 1 or 2)."""
+    num_leaks: int = 0  # Leaking patches seen on the way (0, 1 or 2)
     detail: str = ""
 
 
@@ -409,8 +371,7 @@ class RolloutGroup:
     sample: Sample
     first_G: tuple[Rollout, ...]
     first_verdicts_G: tuple[Verdict, ...]
-    repairs_G: tuple[Repair | None, ...]
-    """None where the first pass was right or nothing was asked."""
+    repairs_G: tuple[Repair | None, ...]  # None where the first pass was right or nothing was asked
     chosen_G: tuple[Rollout, ...]
     chosen_verdicts_G: tuple[Verdict, ...]
 

@@ -1,4 +1,4 @@
-"""The `ffr` command. Commands are loaded when they are called, so that `ffr --help` is quick and torch-free."""
+"""The `ffr` command. Commands are loaded when called, so that `ffr --help` is quick and torch-free."""
 
 from __future__ import annotations
 

@@ -61,8 +61,10 @@ class RichProgress:
             before = self._averages.get(name, value)
             self._averages[name] = before + self._smoothing * (value - before)
         bar = self._started()
-        shown = {name: _written(fmt, self._averages.get(name)) for name, fmt, _ in COLUMNS}
-        bar.update(self._task, completed=step, total=max(self.total_steps, step), **shown)
+        shown = "  ".join(
+            f"{name} [bold]{_written(fmt, self._averages.get(name))}[/]" for name, fmt, _ in COLUMNS
+        )
+        bar.update(self._task, completed=step, total=max(self.total_steps, step), shown=shown)
 
     def traces(self, step: int, traces: Sequence[Trace]) -> None:
         """Nothing: traces are for the run directory."""
@@ -83,18 +85,16 @@ class RichProgress:
 
     def _started(self) -> Progress:
         if self._bar is None:
-            fields = [TextColumn(f"{name} [bold]{{task.fields[{name}]}}[/]") for name, _, _ in COLUMNS]
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
                 BarColumn(bar_width=20),
-                *fields,
+                TextColumn("{task.fields[shown]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(compact=True),
                 console=self.console,
             )
-            empty = {name: "-" for name, _, _ in COLUMNS}
-            self._task = self._bar.add_task("", total=self.total_steps, **empty)
+            self._task = self._bar.add_task("", total=self.total_steps, shown="")
             self._bar.start()
         return self._bar
 

@@ -188,6 +188,8 @@ def _apply(tree: Tree, key: str, text: str, origins: dict[str, str]) -> str:
             node = node.setdefault(name, [] if is_list else {})
         if not isinstance(node, dict | list):
             return f"{flag}: {name} was set to {node!r} before, which has no keys"
+    if not isinstance(node, dict):
+        return f"{flag}: name a key of the item, not the item"
     node[leaf] = value
     origins[key] = flag
     return ""
