@@ -139,14 +139,11 @@ def print_skipped(result: ReadResult, console: Console, *, shown: int = 5) -> No
     console.print(f"data: {len(result.samples)} of {total} rows can be used", highlight=False)
     if not skipped:
         return
-    reasons: dict[str, int] = {}
-    for row in skipped:
-        reasons[row.reason] = reasons.get(row.reason, 0) + 1
-    console.print(f"[bold yellow]WARNING: {len(skipped)} rows were skipped[/]", highlight=False)
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(result.counts.items()))
+    console.print(f"WARNING: {len(skipped)} rows were skipped: {counts}", style="bold yellow", markup=False)
     for row in skipped[:shown]:
-        console.print(
-            f"  {row.file}: row {row.row}: {row.field}: {row.reason}", markup=False, highlight=False
-        )
+        line = f"  {row.file}: row {row.row}: {row.field}: {row.reason}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(skipped) > shown:
         console.print(f"  ... and {len(skipped) - shown} more", highlight=False)
 
