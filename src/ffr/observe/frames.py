@@ -71,11 +71,11 @@ def fit_size(width: int, height: int, *, max_px: int, min_px: int = 0, factor: i
         scale = math.sqrt(min_px / (width * height))
         out_w = math.ceil(width * scale / factor) * factor
         out_h = math.ceil(height * scale / factor) * factor
-    if out_w * out_h > max_px:
+    while out_w * out_h > max_px:
         if out_w >= out_h:
-            out_w = max(factor, max_px // out_h // factor * factor)
+            out_w -= factor
         else:
-            out_h = max(factor, max_px // out_w // factor * factor)
+            out_h -= factor
     return out_w, out_h
 
 
