@@ -1,0 +1,201 @@
+"""What a patch must not say: the option and gold words of one question, and the fields they lie in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ffr.fix.leak_text import Category, content, fold, lexicon, stem, stems, tokens
+from ffr.types import ProblemType, Sample
+
+_POLAR_START = re.compile(r"^(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would)\b")
+_COUNTS = re.compile(
+    r"\bhow (?:many|much|often|long|old|tall|heavy|far|fast)\b|\bnumber of\b|\bwhat number\b|\bcount\b|\bscore\b|\bhow big\b"
+)
+_TIME_LIKE = re.compile(r"\d+:\d{2}|\d\s*(?:s|sec|seconds?)\b|\bframes?\s*\d|\bseconds?\b")
+_NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
+_ORDER = re.compile(
+    r"\b(?:first|last|before|after|order|sequence|earlier|later|then|next|second|third|final)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One question from the gate's point of view.
+
+    Example:
+        >>> Target(**fields).numeric  # doctest: +SKIP
+        False
+    """
+
+    question: frozenset[str]
+    """Words of the question."""
+    question_stems: frozenset[str]
+    labels: frozenset[str]
+    """Lower-case option letters; empty for open questions."""
+    gold_label: str
+    gold: frozenset[str]
+    """Stems that carry the gold answer."""
+    options: tuple[frozenset[str], ...]
+    """Per option, the stems that set it apart from the others."""
+    option_words: frozenset[str]
+    """All content words of options and gold, unstemmed, two characters or more."""
+    answer_texts: tuple[str, ...]
+    """Option texts (or the gold answer), folded, letters only."""
+    categories: tuple[Category, ...]
+    """Fields of words that the answer lies in."""
+    numeric: bool
+    polar: bool
+    binary: bool
+    listed: bool
+    """The question itself lists the choices, so its words single one out."""
+    ordered: bool
+    """The question asks for an order of events."""
+    causal: bool
+    keep_times: bool
+
+    def allows(self, word: str) -> bool:
+        """True if the question itself uses the word and does not offer it as a choice."""
+        if word not in self.question and stem(word) not in self.question_stems:
+            return False
+        if not self.listed:
+            return True
+        return not any(stem(word) in option for option in self.options)
+
+
+@lru_cache(maxsize=256)
+def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], ...]]) -> Target:
+    """Analyse a question once; patches of its whole group share the result.
+
+    Args:
+        sample_key: Question, gold answer, problem type and (label, text) of each option.
+
+    Returns:
+        The target.
+    """
+    question_text, answer, problem_type, options = sample_key
+    question = fold(question_text)
+    question_words = tokens(question)
+    texts = [fold(text) for _, text in options]
+    gold_text = next((fold(text) for label, text in options if label == answer), fold(answer))
+    marks = _signatures(texts)
+    gold_marks = _gold_signature(gold_text, marks, texts, stems(question_words))
+    answers = texts or [gold_text]
+    words = frozenset(word for text in answers for word in tokens(text))
+    numeric = _is_numeric(problem_type, question, answers)
+    question_stems = stems(question_words)
+    polar = bool(words & {"yes", "no", "true", "false"}) and len(answers) <= 4 and not numeric
+    return Target(
+        question=frozenset(question_words),
+        question_stems=question_stems,
+        labels=frozenset(label.casefold() for label, _ in options),
+        gold_label=answer.casefold() if options else "",
+        gold=gold_marks,
+        options=tuple(marks),
+        option_words=frozenset(word for word in content(sorted(words)) if len(word) > 1),
+        answer_texts=tuple(re.sub(r"[^a-z0-9]", "", text) for text in answers),
+        categories=_categories_in_play(question, answers, gold_text, marks, gold_marks),
+        numeric=numeric,
+        polar=polar or (bool(_POLAR_START.match(question)) and " or " not in question and not options),
+        binary=len(options) == 2,
+        listed=_lists_choices(question_words, marks),
+        ordered=bool(_ORDER.search(question)) or bool(words & {"before", "after", "first", "last", "then"}),
+        causal=bool(re.search(r"\bwhy\b|\bcause|\breason|\bhow come\b|\bmakes?\b", question)),
+        keep_times=any(_TIME_LIKE.search(text) for text in answers)
+        or bool(re.search(r"\b(?:what|which) frame", question)),
+    )
+
+
+def target_of(sample: Sample) -> Target:
+    """The target of a sample.
+
+    Args:
+        sample: A question with its gold answer and options.
+
+    Returns:
+        Its analysis, cached.
+    """
+    options = tuple((option.label, option.text) for option in sample.options)
+    return make_target((sample.question, sample.answer, sample.problem_type, options))
+
+
+def _signatures(texts: list[str]) -> list[frozenset[str]]:
+    """Stems of each option that not all options share; whole words where nothing else is left."""
+    full = [stems(tokens(text)) for text in texts]
+    shared = frozenset.intersection(*full) if len(full) > 1 else frozenset[str]()
+    marks: list[frozenset[str]] = []
+    for text, everything in zip(texts, full, strict=True):
+        meaningful = stems(content(tokens(text))) - shared
+        marks.append(meaningful or everything - shared)
+    return marks
+
+
+def _gold_signature(
+    gold: str, marks: list[frozenset[str]], texts: list[str], question_stems: frozenset[str]
+) -> frozenset[str]:
+    if texts:
+        return next((mark for mark, text in zip(marks, texts, strict=True) if text == gold), frozenset())
+    words = tokens(gold)
+    return (stems(content(words)) - question_stems) or stems(content(words)) or stems(words)
+
+
+def _is_numeric(problem_type: ProblemType, question: str, answers: list[str]) -> bool:
+    if problem_type in {ProblemType.NUMERICAL, ProblemType.REGRESSION}:
+        return True
+    if _COUNTS.search(question):
+        return True
+    numbers = lexicon().lists["numbers"] - {
+        "few",
+        "several",
+        "half",
+        "double",
+        "pair",
+        "couple",
+        "nil",
+        "none",
+        "single",
+    }
+    carrying = [any(_NUMBER.match(word) or word in numbers for word in tokens(text)) for text in answers]
+    return sum(carrying) * 2 > len(answers)
+
+
+def _categories_in_play(
+    question: str, answers: list[str], gold: str, marks: list[frozenset[str]], gold_marks: frozenset[str]
+) -> tuple[Category, ...]:
+    """Fields that the question asks for, or that set options (or the gold answer) apart."""
+    distinguishing = frozenset[str]().union(*marks, gold_marks)
+    chosen: list[Category] = []
+    for category in lexicon().categories:
+        asked = bool(category.asks and category.asks.search(question))
+        if asked and not marks:
+            asked = category.name in _ASKABLE or _has_member(category, tokens(gold), distinguishing)
+        hits = [_has_member(category, tokens(text), distinguishing) for text in answers]
+        if (asked and (not marks or any(hits))) or _enough(category, hits):
+            chosen.append(category)
+    return tuple(chosen)
+
+
+_ASKABLE = frozenset(
+    {"colour", "horizontal", "vertical", "depth", "animal", "shape", "material", "size", "weather", "emotion"}
+)
+"""Fields that a question names; the others are only hinted at by it."""
+
+
+def _has_member(category: Category, words: list[str], distinguishing: frozenset[str]) -> bool:
+    members = (
+        category.words | category.soft
+        if category.name in {"vertical", "rel_order", "abs_order"}
+        else category.words
+    )
+    return any(word in members and stem(word) in distinguishing for word in words)
+
+
+def _enough(category: Category, hits: list[bool]) -> bool:
+    """One member in one long option does not make a field; half of the options do, or all of a few."""
+    return sum(hits) * 2 >= max(1, len(hits))
+
+
+def _lists_choices(question_words: list[str], marks: list[frozenset[str]]) -> bool:
+    present = stems(question_words)
+    return len(marks) > 1 and sum(bool(mark) and mark <= present for mark in marks) >= 2
