@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -247,7 +247,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise ToolError("the arguments must be one JSON object")
-    return {str(key): item for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return cast("dict[str, Any]", value)
 
 
 def printable(text: str) -> str:
@@ -276,7 +276,7 @@ def _real(arguments: Mapping[str, Any], key: str) -> float:
 
 def _box(arguments: Mapping[str, Any]) -> Box:
     value = arguments.get("box")
-    items: list[Any] = list(value) if isinstance(value, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
+    items = cast("list[Any]", value) if isinstance(value, list) else []
     good = len(items) == 4 and all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in items
     )
