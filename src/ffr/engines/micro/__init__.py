@@ -1,0 +1,1 @@
+"""The micro student: its architecture, its cold start, its recipe."""
