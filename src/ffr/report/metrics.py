@@ -66,11 +66,7 @@ METRIC_NAMES: Mapping[str, tuple[str, ...]] = {
     "reward": ("reward/rir", "reward/mean", "reward"),
     "kl": ("policy/kl_ref", "policy/kl", "kl"),
     "zero_advantage": ("group/zero_std", "group/zero_advantage"),
-    "repaired_negative": (
-        "ffr/repaired_negative_advantage",
-        "ffr/repaired_negative_share",
-        "ffr/tax_sign_flips",
-    ),
+    "repaired_negative": ("ffr/repaired_negative_advantage", "ffr/repaired_negative_share"),
 }
 """The quantities of every table and figure here, and the metric names they are read from, best first."""
 
