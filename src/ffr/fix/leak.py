@@ -1,4 +1,4 @@
-"""The leak gate: does a patch say where to look, or what is there? (FFR section 3.2 and table 1)
+"""The leak gate: does a patch say where to look, or what is there? FFR section 3.2 and table 1.
 
 Layers are small functions with a reason each; any hit is a leak. The gate needs no model: it reads the
 question, the options and the gold answer, and asks what a student who sees no video would learn from
@@ -12,15 +12,27 @@ from collections.abc import Callable, Sequence
 
 from ffr.config import LeakConfig
 from ffr.fix.leak_hidden import HIDDEN
-from ffr.fix.leak_rules import LEXICAL, Passage, make_passage
+from ffr.fix.leak_claims import says_cause, says_number, says_order, says_polarity, states_content
+from ffr.fix.leak_rules import Passage, make_passage, names_option, says_field_word, says_gold
 from ffr.fix.leak_target import Target, target_of
 from ffr.fix.patch import MAX_MARKER_CHARS, MAX_MARKERS, MAX_RANGES, MAX_REGIONS
 from ffr.types import EvidencePatch, LeakFinding, LeakReport, Sample
 
 Layer = Callable[[Passage, Target], str]
+MEANING: tuple[tuple[str, Layer], ...] = (
+    ("option", names_option),
+    ("gold", says_gold),
+    ("number", says_number),
+    ("field", says_field_word),
+    ("polarity", says_polarity),
+    ("order", says_order),
+    ("statement", states_content),
+    ("cause", says_cause),
+)
+"""Layers about meaning, in the order of the report."""
 
 
-def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()) -> LeakReport:  # noqa: B008
+def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()) -> LeakReport:
     """Check one patch against its question.
 
     Args:
@@ -37,7 +49,7 @@ def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfi
     target = target_of(sample)
     passages = _passages(patch, target)
     findings = [check_schema(patch, cfg), check_pinpoint(patch, sample, cfg)]
-    findings += [_run(name, layer, passages, target) for name, layer in (*HIDDEN, *LEXICAL)]
+    findings += [_run(name, layer, passages, target) for name, layer in (*HIDDEN, *MEANING)]
     return LeakReport(findings=tuple(findings))
 
 

@@ -4,39 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
 
-from ffr.fix.leak_text import lexicon, tokens
+from ffr.fix.leak_text import lexicon, stem, tokens
 
 _SENTENCE = re.compile(r"[.;:!?\n]+|\s-\s|\s--+\s")
-_COMMA = re.compile(r",")
-_LEADING: Final = frozenset(
-    "please now then first next also again carefully instead finally and but so just simply always closely only slowly "
-    "afterwards second third lastly here once or therefore thus hence specifically especially particularly thirdly secondly firstly "
-    "try to you should must need can may could might have will want".split()
-)
-_SUBORDINATE: Final = frozenset(
-    "in within during at around between before after when while as from to for by across near inside if because given "
-    "using with without until on throughout over once since whenever wherever rather instead not especially particularly "
-    "whether including such although though unless".split()
-)
-_WH: Final = frozenset("which what where when whether how who whom whose why if".split())
-_AUX: Final = frozenset(
-    "is are was were does do did has have had can could will would should may might am isn't aren't".split()
-)
-_BE: Final = frozenset("is are was were be been being isn't aren't wasn't weren't".split())
-_META: Final = frozenset(
-    "key relevant important critical crucial decisive main evidence moment moments clue clues cue cues detail details "
-    "information answer event events question focus attention frame frames segment segments window windows interval range "
-    "ranges clip video region regions part part area portion timing order difference action interaction task".split()
-)
-_POINTING: Final = frozenset(
-    "in within at near around during between when after before on where inside by from while just right visible shown "
-    "found located there close next towards toward about throughout across key important relevant decisive crucial critical "
-    "enough needed what which how who not all only easy hard subtle brief short clear clearer clearest best partly "
-    "partially sometimes".split()
-)
-_MODAL: Final = frozenset("may might can could should must would need needs".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +23,7 @@ class Clause:
     states: bool
 
 
-def split_clauses(text: str) -> tuple[Clause, ...]:
+def split_clauses(text: str, topic: frozenset[str] = frozenset()) -> tuple[Clause, ...]:
     """Clauses of a folded text.
 
     An instruction ("watch the ball"), a question ("which one moves?"), a pointing sentence ("the key
@@ -61,71 +32,87 @@ def split_clauses(text: str) -> tuple[Clause, ...]:
 
     Args:
         text: Folded text without pointers.
+        topic: Stems of the question: where it asks about a part, "the part" is no way of pointing.
 
     Returns:
         The clauses in order.
     """
     result: list[Clause] = []
     for sentence in _SENTENCE.split(text):
-        previous_states = False
-        for index, part in enumerate(_COMMA.split(sentence)):
+        before = "start"
+        for part in sentence.split(","):
             words = tokens(part)
-            if not words:
-                continue
-            for piece in _split_that(words):
-                states = _states(piece, continues=index > 0, previous=previous_states)
-                result.append(Clause(tuple(piece), states))
-                previous_states = states
+            for piece in _split_that(words) if words else []:
+                kind = _kind(piece, before, topic)
+                result.append(Clause(tuple(piece), kind == "statement"))
+                before = kind
     return tuple(result)
 
 
+def _is(word: str, name: str) -> bool:
+    return word in lexicon().lists[name]
+
+
 def _split_that(words: list[str]) -> list[list[str]]:
-    """'notice that X' is an instruction and the statement X; so is 'X because Y'."""
-    factive = lexicon().lists["factive"]
+    """'Notice that X' is an instruction and the statement X."""
     for index, word in enumerate(words[1:], 1):
-        if word == "that" and words[index - 1] in factive and index + 1 < len(words):
-            return [words[:index], ["that", *words[index + 1 :]]]
+        if word == "that" and _is(words[index - 1], "factive") and index + 1 < len(words):
+            return [words[:index], words[index:]]
     return [words]
 
 
-def _states(words: list[str], *, continues: bool, previous: bool) -> bool:
+def _kind(words: list[str], before: str, topic: frozenset[str]) -> str:
+    """`instruction`, `side` (a phrase that belongs to a neighbour), `pointer` or `statement`."""
     if words[0] == "that" and len(words) > 2:
-        return not _points(words)
+        return "pointer" if _points(words, topic) else "statement"
     body = list(words)
-    while body and (body[0] in _LEADING or body[0].endswith("ly")):
+    while body and (_is(body[0], "leading") or body[0].endswith("ly")):
         body = body[1:]
     if not body:
-        return False
+        return before
     first = body[0]
-    if first in lexicon().imperatives or first in {"don't", "let", "make"}:
-        return _embedded_statement(body)
-    if first in _WH or first in _AUX or first in _SUBORDINATE:
-        return previous and first not in _WH and continues
-    if continues and not previous and (first.endswith("ing") or not set(body) & (_BE | _AUX)):
-        return False  # an apposition or a list inside an instruction
-    return not _points(body)
+    if first in lexicon().imperatives or first in {"don't", "let", "make"} or _looks_imperative(body):
+        return "statement" if _embedded_statement(body) else "instruction"
+    if _is(first, "wh") or _is(first, "aux"):
+        return "side"
+    if _is(first, "subordinate"):
+        return "statement" if before == "statement" else "side"
+    finite = any(_is(word, "be") or _is(word, "aux") for word in body)
+    if before == "instruction" and (first.endswith("ing") or not finite):
+        return "instruction"  # an apposition or a list inside an instruction
+    return "pointer" if _points(body, topic) else "statement"
 
 
-def _points(body: list[str]) -> bool:
+def _looks_imperative(body: list[str]) -> bool:
+    """'Sketch the path': a bare verb, which no list knows in full, and then an object."""
+    first = body[0]
+    bare = first not in lexicon().function and not first.endswith(("s", "ed", "ing")) and first.isalpha()
+    return bare and len(body) > 2 and _is(body[1], "openers")
+
+
+def _points(body: list[str], topic: frozenset[str]) -> bool:
     """'The decisive contact happens near the end': a place is named and nothing is said of it."""
-    if not set(body[:5]) & _META:
+    if not any(_is(word, "meta") and stem(word) not in topic for word in body[:5]):
         return False
     for index, word in enumerate(body):
-        if word in _BE and index + 1 < len(body):
-            return body[index + 1] in _POINTING
+        if _is(word, "be") and index + 1 < len(body):
+            return _is(body[index + 1], "pointing")
     return True
 
 
 def _embedded_statement(body: list[str]) -> bool:
-    """'Notice the ball is red': an instruction with a finite clause that no question word opens."""
-    seen_wh = False
-    for index, word in enumerate(body):
-        if word in _WH or (
-            word in {"that", "as", "than", "until", "once", "while", "because", "before", "after"}
-        ):
-            seen_wh = True
-        if word in _BE and index > 1 and not seen_wh and body[0] not in {"do", "don't", "make"}:
-            return True
-        if word == "because" and index > 0:
+    """'Notice the ball is red', 'notice the ball rolling away': the instruction tells what there is."""
+    if "because" in body[1:]:
+        return True
+    if not _is(body[0], "factive") and body[0] not in {"check", "verify", "ensure"}:
+        return False
+    if set(body) & {"each", "every", "any", "all"}:
+        return False
+    open_question = False
+    for index, word in enumerate(body[1:], 1):
+        open_question = open_question or _is(word, "wh") or _is(word, "pivots")
+        if open_question or index < 2:
+            continue
+        if _is(word, "be") or (body[1] == "the" and index in range(3, 6) and word.endswith("ing")):
             return True
     return False

@@ -12,116 +12,27 @@ from typing import Final
 
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
-from ffr.fix.leak_text import fold, lexicon, stem, tokens
-
-_ORDINAL = (
-    r"first|second|third|fourth|fifth|sixth|last|final|middle|penultimate|top|bottom|remaining|other|former|latter|"
-    r"shortest|longest|1st|2nd|3rd|4th|5th|one|two|three|four|only|correct|right|wrong|true|false|best|obvious|most|least|outer|inner|odd|even|initial"
-)
-_CUES: Final = tuple(
-    (re.compile(pattern), reason)
-    for pattern, reason in (
-        (
-            r"\b(?:answer|solution|truth|result|reply)s?\s*(?:is|are|was|=|:|equals|should be|must be|would be|will be|has to be|turns out)"
-            r"(?!\s*(?:not |only |clearly |best |most |easily |directly |already |fully |there |also )*"
-            r"(?:visible|found|located|shown|determined|in\b|within|clear|obvious|given|decided|based|seen|apparent|revealed|hidden|"
-            r"easier|there|available|at\b|near|somewhere|during|what|where|how|whichever|the one|consistent|supported|about|to be found|right there|observable|grounded|something))",
-            "says what the answer is",
-        ),
-        (
-            r"\b(?:correct|right|true|proper|gold|ground[- ]truth) (?:option|choice|answer|alternative|letter|label|response) (?:is|=|:|being|lies (?:at|in) (?:the )?position)",
-            "says what the answer is",
-        ),
-        (
-            rf"\b(?:{_ORDINAL})(?:[- ]listed)?(?:\s+(?:two|three|four|remaining|of|the|listed|given|possible|multiple|from|four|and))*\s+(?:options?|choices?|alternatives?|candidates?|letters?|of the (?:options|choices|list))\b(?! (?:against|with the))",
-            "points at an option by its place",
-        ),
-        (
-            r"\b(?:options?|choices?|alternatives?|candidates?|list) (?:number |no\.? |#)?(?:[a-h]\b(?! (?:man|person|time))|\d|one|two|three|four|five|i{1,3}\b|iv\b)",
-            "points at an option by its label",
-        ),
-        (
-            r"\b(?:option|choice|alternative|candidate|answer)s? (?:that|with|containing|starting|ending|beginning|mentioning|listed|placed|in (?:the )?(?:first|second|third|fourth|last|middle)|at the (?:top|bottom|end|start)|(?:just |right )?(?:before|after|between|above|below|following) (?!the event|the )[a-h]\b)(?! (?:what|the (?:video|frames|clip|evidence|footage|motion|visible))| each)",
-            "describes one option",
-        ),
-        (
-            r"\b(?:listed|mentioned|written|named|printed|given|appears|comes|stands|positioned) (?:first|second|third|fourth|last)\b(?! in the (?:video|clip))",
-            "points at an option by its place",
-        ),
-        (
-            r"\b(?:rule out|eliminate|discard|cross out|strike out|dismiss|drop|reject|exclude)\b(?! (?:distract|irrelevant|background|any frame|frames|duplicates|the background|assumption|double))",
-            "rules options out",
-        ),
-        (
-            r"\b(?:choose|pick|select|go with|opt for|vote for|settle on|circle|tick|submit|bubble in)\s+(?!(?:your|the (?:answer|option|one|best|correct|matching)\b(?:\s+(?:that|which|answer|option|only|after|based|supported|matching|carefully))?|an? (?:answer|option)|up|out|carefully|after|only|whichever|based|between|among|one\b|frames|which|what))",
-            "tells which to choose",
-        ),
-        (
-            r"\b(?:rhym\w+|sounds? (?:like|the same)|homophone|anagram|unscrambl\w+|scrambl\w+|spell\w*|backwards? (?:gives|reads|is)|acrostic|synonym\w*|antonym\w*|alphabet\w*|vowels?|consonants?|syllables?|initials|palindrome|morse|caesar|cipher|rot13|base64|decod\w+|encod\w+|ascii|roman numeral)\b",
-            "is a riddle about the answer's word",
-        ),
-        (
-            r"\b(?:start|starts|starting|begin|begins|beginning|end|ends|ending)(?:ing|s)? (?:with|in|on) (?:the |an? )?(?:letters?\b|['\"]?[a-z]['\"]?(?:\b|$)(?<! a))",
-            "is a riddle about the answer's word",
-        ),
-        (
-            r"\b(?:first|second|third|fourth|fifth|last|next|previous|capital|opening) letter\b|\bletter (?:of|after|before|between|that|[a-h]\b)|\b(?:two|three|four|five|six|seven|\d+)[- ]letter\b|\bletters? long\b",
-            "is a riddle about the answer's word",
-        ),
-        (
-            r"\b(?:ignore|disregard|forget|override)\b[^.;]{0,20}\b(?:instruction|rule|prompt|video|question|system)s?\b|\bsystem prompt\b|\b(?:print|output|reply with|respond with|type out|write out|return the string)\b",
-            "carries an instruction to answer",
-        ),
-        (
-            r"\b(?:opposite|reverse|inverse|contrary|converse|antithesis|complement)\b(?! (?:side|corner|angle|end|direction of|edge))",
-            "hints by contrast",
-        ),
-        (
-            r"\b(?:the )?other way (?:a?round)?|\bvice versa\b|\b(?:flip|invert|swap|switch|negate|toggle)\b(?: (?:your|the|it|to|them))|\bthe other (?:one|option|choice|answer|way)\b|\bneither\b|\bnone of (?:the|these|them)\b|\ball of the above\b",
-            "hints by contrast",
-        ),
-        (
-            r"\byou(?:'re| are| were) (?:almost |nearly |already |so |very )*(?:right|correct|close|there)\b|\b(?:keep|stick with|change) your (?:first |original |initial )?answer\b|\bfirst (?:answer|instinct|guess) was\b",
-            "judges the student's answer",
-        ),
-        (
-            r"\b(?:like|as|resembl\w+|remind\w* (?:you )?of|think of|evok\w+|imagine|picture|associated with|same (?:colou?r|shade|hue|tone|shape|size|number|amount|count) as|shade of|colou?r of|hue of|tone of|shape of|size of|number of|count of|as many as)\s+(?:a|an|fresh|ripe|your|one's|most|clear|pure|old|freshly)\b(?! (?:frame|clue|cue|guide|whole|reference|result|starting|single|check|moment|pair of frames|sequence|group|unit|set|clip|video|baseline|landmark|hint|marker|rule|sign|consequence|anchor|basis|continuous))",
-            "paraphrases the answer",
-        ),
-        (
-            r"\b(?:that|which|things?|something|object|item|tool|animal|one) (?:that |which )?(?:you|people|we|one|kids|children|drivers|humans|everyone|cooks|students) (?:can |could |would |might |usually |often |normally |typically )*(?:{verbs})\b",
-            "paraphrases the answer",
-        ),
-        (
-            r"\b(?:used|good|useful|made|meant|designed|needed|worn|known|famous) (?:for|to|when|on|as) (?:\w+ing|a|an|the|be|keep|hold|write|read|drink|eat|sit|cut|cover|protect|carry|transport)\b(?! (?:reference|landmark|guide|anchor|clue|compar|judg|verif|track|count|check|identify|determin))",
-            "paraphrases the answer",
-        ),
-        (
-            r"\b(?:a|some) (?:kind|type|sort|piece|form|member|species|brand) of (?!(?:motion|movement|action|event|interaction|contact|change|object|item|cue|clue|evidence|transition|gesture|error|relation|material|feature))",
-            "paraphrases the answer",
-        ),
-        (
-            r"\b(?:look for|search for|spot|find|expect|see|notice|identify|locate|watch for|seek) (?:something|someone|somebody|anything) (?!(?:in|that|which|has|is|being|happen|chang|mov|at|near|else|occur|appear|relevant|new|different|unusual|about|with|you|between))",
-            "describes the answer",
-        ),
-    )
-)
-_LETTER_WORDS = re.compile(
-    r"\b(?:bee|cee|dee|gee|letter|vitamin|grade|plan|exhibit|hepatitis|section|case) [a-h]\b|^(?:bee|cee|dee)[.!]?$|\b(?:option|choose|pick|select|choice|answer)\W+(?:bee|cee|see|dee|ay|eff)\b"
-)
-
-
-def _cue_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    verbs = "|".join(sorted(lexicon().lists["generic_verbs"]))
-    return tuple((re.compile(p.pattern.replace("{verbs}", verbs)), reason) for p, reason in _CUES)
+from ffr.fix.leak_text import fold, lexicon, pattern, pattern_pairs, stem, tokens
 
 
 def cue(passage: Passage, target: Target) -> str:
     """Phrases that point at an option, spell the answer, or paraphrase it."""
-    for pattern, reason in _cue_patterns():
-        hit = pattern.search(passage.plain)
+    for expression, reason in pattern_pairs("cues"):
+        hit = expression.search(passage.plain)
         if hit and not _asked(hit.group(), target):
             return reason
+    return _single_frame(passage)
+
+
+def _single_frame(passage: Passage) -> str:
+    """'Exactly in frame 7' pins the answer down as a range of one frame does."""
+    for sentence in re.split(r"[.;!?]", passage.folded):
+        words = tokens(sentence)
+        if not words or not pattern("single_frame").search(sentence):
+            continue
+        states = words[0] not in lexicon().imperatives and words[0] not in lexicon().lists["subordinate"]
+        if states or {"exactly", "precisely", "only"} & set(words):
+            return "points at a single frame"
     return ""
 
 
@@ -150,7 +61,7 @@ def option_letter(passage: Passage, target: Target) -> str:
         if letter in "aA" and not re.match(r"\s*(?:[).,:;!?\]\"']|$|is\b|or\b|and\b)", text[match.end() :]):
             continue
         return "names an option's letter"
-    if _LETTER_WORDS.search(passage.folded):
+    if pattern("letter_words").search(passage.folded):
         return "names an option's letter"
     nato = set(passage.words) & lexicon().lists["nato"] - target.question
     return "names an option's letter" if nato else ""
@@ -199,9 +110,9 @@ def hidden_word(passage: Passage, target: Target) -> str:
     for reading in _readings(passage.folded, target):
         if reading in goals or stem(reading) in goals:
             return "an option or the gold answer in disguise"
-    for pattern in re.findall(r"\b[a-z]*[*_#]+[a-z*_#]*", passage.folded):
-        shape = re.compile("".join("[a-z]+" if c in "*_#" else c for c in re.sub(r"[*_#]+", "*", pattern)))
-        if len(pattern) >= 3 and any(shape.fullmatch(goal) for goal in goals):
+    for starred in re.findall(r"\b[a-z]*[*_#]+[a-z*_#]*", passage.folded):
+        shape = re.compile("".join("[a-z]+" if c in "*_#" else c for c in re.sub(r"[*_#]+", "*", starred)))
+        if len(starred) >= 3 and any(shape.fullmatch(goal) for goal in goals):
             return "a starred-out answer"
     return _acrostic(passage, target)
 

@@ -35,6 +35,8 @@ class Target:
     labels: frozenset[str]
     """Lower-case option letters; empty for open questions."""
     gold_label: str
+    guarded: frozenset[str]
+    """Stems of all options and the gold answer."""
     gold: frozenset[str]
     """Stems that carry the gold answer."""
     options: tuple[frozenset[str], ...]
@@ -50,6 +52,10 @@ class Target:
     binary: bool
     listed: bool
     """The question itself lists the choices, so its words single one out."""
+    wordy: frozenset[str]
+    """The one telling stem of options that have several words: it tells only where something is stated."""
+    common: frozenset[str]
+    """Stems that half of the options share: the topic, not the answer."""
     ordered: bool
     """The question asks for an order of events."""
     causal: bool
@@ -91,6 +97,7 @@ def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], 
         question_stems=question_stems,
         labels=frozenset(label.casefold() for label, _ in options),
         gold_label=answer.casefold() if options else "",
+        guarded=frozenset[str]().union(*marks, gold_marks),
         gold=gold_marks,
         options=tuple(marks),
         option_words=frozenset(word for word in content(sorted(words)) if len(word) > 1),
@@ -100,6 +107,15 @@ def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], 
         polar=polar or (bool(_POLAR_START.match(question)) and " or " not in question and not options),
         binary=len(options) == 2,
         listed=_lists_choices(question_words, marks),
+        wordy=frozenset(
+            item
+            for mark, text in zip(marks, texts, strict=True)
+            if len(mark) == 1 and len(tokens(text)) > 2
+            for item in mark
+        ),
+        common=frozenset(
+            item for mark in marks for item in mark if 2 * sum(item in m for m in marks) >= max(4, len(marks))
+        ),
         ordered=bool(_ORDER.search(question)) or bool(words & {"before", "after", "first", "last", "then"}),
         causal=bool(re.search(r"\bwhy\b|\bcause|\breason|\bhow come\b|\bmakes?\b", question)),
         keep_times=any(_TIME_LIKE.search(text) for text in answers)
@@ -126,7 +142,7 @@ def _signatures(texts: list[str]) -> list[frozenset[str]]:
     shared = frozenset.intersection(*full) if len(full) > 1 else frozenset[str]()
     marks: list[frozenset[str]] = []
     for text, everything in zip(texts, full, strict=True):
-        meaningful = stems(content(tokens(text))) - shared
+        meaningful = stems(signature_words(tokens(text))) - shared
         marks.append(meaningful or everything - shared)
     return marks
 
@@ -137,7 +153,16 @@ def _gold_signature(
     if texts:
         return next((mark for mark, text in zip(marks, texts, strict=True) if text == gold), frozenset())
     words = tokens(gold)
-    return (stems(content(words)) - question_stems) or stems(content(words)) or stems(words)
+    return (stems(signature_words(words)) - question_stems) or stems(content(words)) or stems(words)
+
+
+def signature_words(words: list[str]) -> list[str]:
+    """Content words, and the prepositions that tell one place from another."""
+    function = lexicon().function
+    return [word for word in words if word not in function or word in _PLACES]
+
+
+_PLACES = frozenset("under over above below behind beside inside outside beneath between onto off up down".split())
 
 
 def _is_numeric(problem_type: ProblemType, question: str, answers: list[str]) -> bool:
@@ -169,9 +194,9 @@ def _categories_in_play(
     for category in lexicon().categories:
         asked = bool(category.asks and category.asks.search(question))
         if asked and not marks:
-            asked = category.name in _ASKABLE or _has_member(category, tokens(gold), distinguishing)
-        hits = [_has_member(category, tokens(text), distinguishing) for text in answers]
-        if (asked and (not marks or any(hits))) or _enough(category, hits):
+            asked = category.name in _ASKABLE or bool(_members(category, tokens(gold), distinguishing))
+        members = [_members(category, tokens(text), distinguishing) for text in answers]
+        if (asked and (not marks or any(members))) or _enough(members):
             chosen.append(category)
     return tuple(chosen)
 
@@ -182,18 +207,16 @@ _ASKABLE = frozenset(
 """Fields that a question names; the others are only hinted at by it."""
 
 
-def _has_member(category: Category, words: list[str], distinguishing: frozenset[str]) -> bool:
-    members = (
-        category.words | category.soft
-        if category.name in {"vertical", "rel_order", "abs_order"}
-        else category.words
-    )
-    return any(word in members and stem(word) in distinguishing for word in words)
+def _members(category: Category, words: list[str], distinguishing: frozenset[str]) -> frozenset[str]:
+    known = category.words | category.soft if category.name in {"vertical", "rel_order", "abs_order"} else category.words
+    return frozenset(word for word in words if word in known and stem(word) in distinguishing)
 
 
-def _enough(category: Category, hits: list[bool]) -> bool:
-    """One member in one long option does not make a field; half of the options do, or all of a few."""
-    return sum(hits) * 2 >= max(1, len(hits))
+def _enough(members: list[frozenset[str]]) -> bool:
+    """One member in one long option does not make a field; different ones in half of the options do."""
+    hits = [found for found in members if found]
+    several = len(frozenset[str]().union(*members)) > 1 or len(members) <= 2
+    return bool(hits) and several and len(hits) * 2 >= len(members)
 
 
 def _lists_choices(question_words: list[str], marks: list[frozenset[str]]) -> bool:

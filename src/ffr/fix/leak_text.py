@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any, Final
 
@@ -92,15 +92,7 @@ def lexicon() -> Lexicon:
         for name, entry in raw["categories"].items()
     )
     neutral = frozenset(raw["neutral"].split())
-    names = (
-        "foreign_function",
-        "foreign_answers",
-        "numbers",
-        "number_cues",
-        "nato",
-        "factive",
-        "generic_verbs",
-    )
+    known = {"function", "imperatives", "neutral", "categories", "clusters", "irregular", "idioms", "cues", "patterns"}
     return Lexicon(
         function=frozenset(raw["function"].split()),
         imperatives=frozenset(raw["imperatives"].split()),
@@ -108,7 +100,7 @@ def lexicon() -> Lexicon:
         neutral_stems=frozenset(stem(word) for word in neutral),
         categories=categories,
         clusters=clusters,
-        lists={name: frozenset(raw[name].split()) for name in names},
+        lists={name: frozenset(text.split()) for name, text in raw.items() if name not in known},
     )
 
 
@@ -203,128 +195,52 @@ def content(words: Iterable[str]) -> list[str]:
     return [word for word in words if word not in function]
 
 
-# A patch says where to look in numbers; these are pointers and never answers. A number that goes on to
-# count something ("frames 5-8, 3 balls") is not part of the pointer.
-_ENDS = r"(?=\s*[\])]?\s*(?:$|[.,;:\-)\]&]|(?:and|to|or|through|for|when|where|while|as|in|again|frames?|once|before|after)\b))"
-_FRAME_REFERENCE = re.compile(
-    r"\b(?:key[\s-]*)?frames?(?:\s+(?:numbers?|nos?\.?|ranges?|interval|window|indices|segment))?\s*"
-    r"(?:from\s+|between\s+|within\s+)?[\[(]?\s*#?\d+[\])]?"
-    r"(?:\s*(?:-|to|through|until|till|\.\.+)\s*(?:frames?\s*)?#?\d+\s*[\])]?"
-    rf"|\s*(?:,\s*and|,|and|or|/|&)\s*(?:frames?\s*)?[\[(]?#?\d+{_ENDS}\s*[\])]?)*"
-)
-_BRACKETS = re.compile(
-    r"[\[(]\s*\d+(?:\.\d+)?\s*(?:,|-|to|\.\.+)\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){0,2}\s*[\])]"
-)
-_TIME_REFERENCE = re.compile(
-    r"\b(?:t\s*=\s*)?\d+(?:\.\d+)?\s*(?:(?:-|to|and)\s*\d+(?:\.\d+)?\s*)?(?:s|sec|secs|seconds?|ms)\b"
-    r"|\bseconds?\s+\d+(?:\.\d+)?(?:\s*(?:-|to|and|through)\s*\d+(?:\.\d+)?)?"
-    r"|\b\d{1,2}:\d{2}(?:\s*(?:-|to|and)\s*\d{1,2}:\d{2})?"
-)
-_RANGE_WORDS = re.compile(
-    r"\b(?:two|three|four|five|six|several|a few|few|multiple|many|both|numerous|a couple of)\s+"
-    r"(?:(?:consecutive|adjacent|successive|neighbou?ring|listed|given|marked|key|selected|highlighted|"
-    r"different|separate|identified|indicated|relevant|suggested|frame)\s+)*"
-    r"(frames|ranges|intervals|segments|windows|clips|views|regions|times|passes|moments|events|shots|crops|boxes|sides|ends)\b"
-)
-_IDIOMS: Final = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (
-            r"\b(?:just |shortly |right |immediately |directly )?before and (?:right |just |shortly |immediately )?after\b",
-            " around ",
-        ),
-        (r"\bbefore (?:you )?(?:answer|decid|conclud|choos|respond|settl|draw|judg|comm|mak)\w*\b", " "),
-        (r"\bafter (?:that|this|checking|looking|watching|reviewing)\b", " "),
-        (r"\bright (?=before|after|when|as|at|around|where|then|there|away|now)", " "),
-        (
-            r"\b(?:all )?right\b(?= answer| conclusion| moment| place| time| object| part| region| frames?)",
-            " ",
-        ),
-        (
-            r"\bat first (?:glance|sight|look)\b|\bfirst of all\b|\bin the first place\b|\blast but not least\b",
-            " ",
-        ),
-        (
-            r"\bfirst impression\w*\b|\bsecond (?:look|time|pass|glance|thought)\w*\b|\bonce (?:again|more)\b",
-            " ",
-        ),
-        (r"\bone (?:by one|another|at a time|after another|after the other)\b|\bone more time\b", " "),
-        (
-            r"\b(?:which|that|this|the (?:wrong|right|same|correct|relevant)|each|every|any|either|a different) one\b",
-            " ",
-        ),
-        (r"\bno[- ]one\b|\bat once\b|\b(?:only|just|exactly) once\b|\bonce (?:only|per|each|for|in)\b", " "),
-        (
-            r"\b(?:from )?(?:the )?(?:very )?(?:start|beginning) (?:to|until|till|through(?: to)?) (?:the )?(?:very )?(?:end|finish)\b",
-            " ",
-        ),
-        (
-            r"\b(?:a |one |yet )?closer (?:look|attention|inspection)\b|\bclose (?:attention|look|up|watch|eye)\b|\bup close\b|\bclose-up\b",
-            " ",
-        ),
-        (
-            r"\b(?:frame|moment|step) (?:by|after) (?:frame|moment|step)\b|\bstep by step\b|\bside by side\b|\bback to back\b",
-            " ",
-        ),
-        (
-            r"\b(?:look|go|come|think|trace|refer|step|rewind|check) back(?:wards?)?(?: (?:to|at|through|over|from))?\b",
-            " ",
-        ),
-        (
-            r"\b(?:end|wind|speed|slow|set|follow|pick|sum|build|break|narrow|write|note|put|look|calm)(?:s|ed|ing)? (?:up|down)\b",
-            " ",
-        ),
-        (
-            r"\bbefore jumping\b|\bkeep(?:ing)? up\b|\bup to\b|\bmake up\b|\bon top of\b|\bover time\b|\bas far as\b|\bso far\b",
-            " ",
-        ),
-        (
-            r"\b(?:no|nothing|none) (?:object|person|one|frame|item|part|instance)?\s*(?:is|are|gets?) (?:missed|skipped|overlooked|left out)\b",
-            " ",
-        ),
-        (
-            r"\bwithout (?:missing|skipping|double|counting|guess|assum|relying|jump)\w*\b|\bdouble[- ]?(?:check|count)\w*\b",
-            " ",
-        ),
-        (r"\b(?:count\w*|listed|tallied)\b[^.;]{0,40}\btwice\b|\btwice\b[^.;]{0,20}\bcount\w*", " count "),
-        (
-            r"\b(?:every|each) single\b|\bno single\b|\bnot (?:a|one) single\b|\ba single (?:frame|glance|moment|view|look|image)\b",
-            " ",
-        ),
-        (
-            r"\b(?:more|less) (?:than (?:a|one) (?:frame|glance|moment|look)|careful\w*|slow\w*|clear\w*|close\w*|attention|precise\w*|attentive\w*|relevant|likely|important|thorough\w*)\b",
-            " ",
-        ),
-        (
-            r"\b(?:once|one|two|both) (?:more )?(?:end|side|edge)s? of (?:the|this|that|each) (?:range|interval|window|clip|segment)\b",
-            " ",
-        ),
-        (r"\b(?:left|right|upper|lower|top|bottom)[- ]?(?:hand)? (?:out|over|off)\b", " "),
-        (
-            r"\bturn(?:s|ed|ing)? (?:your |the )?(?:attention )?(?:to|out)\b|\bpoint(?:s|ed|ing)? out\b|\bfind out\b|\bfigure out\b",
-            " ",
-        ),
-        (r"\b(?:as|too|so|very|how) many\b|\bhow (?:much|often)\b|\bat least once\b|\bin half\b", " "),
-        (r"\bthe other (?:frames?|objects?|items?|people|parts?|regions?)\b", " others "),
-        (r"\bopen (?:mind|question)\w*\b|\bmind (?:open)\b|\bclear (?:view|picture|cut)\b", " "),
-        (r"\b(?:in|into|to) (?:full|short|order|fact|turn|mind)\b", " "),
-        (
-            r"\btrue (?=order|state|cause|answer|number|motion|position|shape|colou?r|direction)|\byes/no\b|\byes or no\b",
-            " ",
-        ),
-        (
-            r"\b(?:the )?same (?=object|person|item|region|time|frame|moment|place|spot|range|scene|clip|question|way|area|subject|element|window|part|point|thing)",
-            " ",
-        ),
-        (
-            r"\bdifferent (?=frame|angle|time|moment|view|part|region|point|range|stage|object|item|person)",
-            " ",
-        ),
-    )
-)
+def pattern(name: str) -> re.Pattern[str]:
+    """A compiled expression of the lexicon's `patterns`.
+
+    Args:
+        name: Its key.
+
+    Returns:
+        The expression, compiled once.
+    """
+    return _compiled(_raw()["patterns"][name])
 
 
-def strip_references(folded: str, *, counted: frozenset[str] = frozenset(), keep_times: bool = False) -> str:
+def pattern_pairs(name: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Compiled (expression, text) pairs of the lexicon: `idioms` with replacements, `cues` with reasons.
+
+    Args:
+        name: `idioms` or `cues`; `{verbs}` in an expression stands for everyday verbs.
+
+    Returns:
+        The pairs in order.
+    """
+    verbs = "|".join(sorted(lexicon().lists["generic_verbs"]))
+    return tuple((_compiled(source.replace("{verbs}", verbs)), text) for source, text in _raw()[name])
+
+
+@lru_cache(maxsize=512)
+def _compiled(source: str) -> re.Pattern[str]:
+    return re.compile(source)
+
+
+_ORDINARY: Final = frozenset("before after first second one close right onc sam different left other".split())
+"""Answers of one word that are part of real instruction idioms; those stay idioms."""
+
+
+def _replace_idiom(replacement: str, guarded: frozenset[str], hit: re.Match[str]) -> str:
+    told = (stems(tokens(hit[0])) & guarded) - _ORDINARY
+    return hit[0] if told - lexicon().neutral_stems or len(told) > 1 or told & {"slow", "speed"} else replacement
+
+
+def strip_references(
+    folded: str,
+    *,
+    counted: frozenset[str] = frozenset(),
+    guarded: frozenset[str] = frozenset(),
+    keep_times: bool = False,
+) -> str:
     """Take pointers and set phrases out, so that what is left is what the patch says.
 
     "Frames 3 to 5", "[13, 17]" and "at 2.5 s" point; "before and after", "first of all" and "close
@@ -333,14 +249,16 @@ def strip_references(folded: str, *, counted: frozenset[str] = frozenset(), keep
     Args:
         folded: Text from `fold`.
         counted: Stems of the question: "two times" is no idiom where times are counted.
+        guarded: Stems of the answers: "slow down" is no idiom where one of them slows down.
         keep_times: Leave times in, for questions whose options are times or frame numbers.
 
     Returns:
         The remaining text.
     """
     if not keep_times:
-        folded = _TIME_REFERENCE.sub(" ", _BRACKETS.sub(" ", _FRAME_REFERENCE.sub(" frames ", folded)))
-    folded = _RANGE_WORDS.sub(lambda hit: hit[0] if stem(hit[1]) in counted else " frames ", folded)
-    for pattern, replacement in _IDIOMS:
-        folded = pattern.sub(replacement, folded)
+        folded = pattern("frame_reference").sub(" frames ", folded)
+        folded = pattern("time_reference").sub(" ", pattern("brackets").sub(" ", folded))
+    folded = pattern("range_words").sub(lambda hit: hit[0] if stem(hit[1]) in counted else " frames ", folded)
+    for idiom, replacement in pattern_pairs("idioms"):
+        folded = idiom.sub(partial(_replace_idiom, replacement, guarded), folded)
     return folded

@@ -1,0 +1,143 @@
+"""Layers of the leak gate that read claims: amounts, yes and no, orders, causes, and plain statements."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ffr.fix.leak_clauses import Clause
+from ffr.fix.leak_rules import Passage
+from ffr.fix.leak_target import Target
+from ffr.fix.leak_text import content, lexicon, pattern, stem, stems
+
+_NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
+_ORDINAL_FORM = re.compile(r"^(?:\w+teen|\w+ty|\w+th|\d+(?:st|nd|rd|th))$")
+_COMPARED: Final = frozenset({"lower", "higher", "extra", "beyond", "sides", "legs", "wheels", "fingers", "toes"})
+"""Words that are about an amount only in some phrases (`patterns.sizing`)."""
+MAX_UNKNOWN: Final = 2
+"""Words of one instruction that neither the question nor the usual vocabulary of instructions has."""
+
+
+def says_number(passage: Passage, target: Target) -> str:
+    """A number, a bound or a comparison of amounts where the answer is a number."""
+    if not target.numeric:
+        return ""
+    for word, following in zip(passage.words, (*passage.words[1:], ""), strict=True):
+        if word in target.question and not target.listed and not _NUMBER.match(word):
+            continue
+        reason = _number_word(word, following, passage, target)
+        if reason:
+            return reason
+    return "a bound on the amount" if pattern("bound").search(passage.plain) else ""
+
+
+def _number_word(word: str, following: str, passage: Passage, target: Target) -> str:
+    lists = lexicon().lists
+    generic = following in lists["generic_nouns"] and stem(following) not in target.question_stems
+    if word == "two" and generic:  # "the moment at which two objects meet"
+        return ""
+    if _NUMBER.match(word) or word in lists["numbers"]:
+        return "a number word or digit"
+    if _ORDINAL_FORM.match(word) and word.rstrip("th") in lists["numbers"]:
+        return "a number word"
+    if word in lists["ordinals"] and following and stem(following) in stems(content(sorted(target.question))):
+        return "an ordinal of what is counted"
+    if word == "both" and not generic:
+        return "'both' is a number"
+    if word in _COMPARED and not pattern("sizing").search(passage.plain):
+        return ""
+    return "an amount is compared or computed" if word in lists["number_cues"] else ""
+
+
+def says_polarity(passage: Passage, target: Target) -> str:
+    """Yes, no, or the question's own sentence asserted or denied."""
+    if not target.polar:
+        return ""
+    if pattern("polar_word").search(passage.plain):
+        return "a word that answers yes or no"
+    for clause in passage.clauses:
+        words = set(clause.words)
+        if words & lexicon().lists["wh"] or words & {"may", "might", "could", "can"}:
+            continue
+        text = " ".join(clause.words)
+        topical = bool(stems(content(clause.words)) & target.question_stems)
+        instructs = clause.words[0] in lexicon().imperatives and "that" not in words
+        claims = pattern("polar_claim").search(text)
+        if topical and claims and not (instructs and not pattern("polar_strong").search(text)):
+            return "asserts or denies what is asked"
+        if topical and clause.states and not pattern("exempt").search(text):
+            return "asserts or denies what is asked"
+    return ""
+
+
+def says_order(passage: Passage, target: Target) -> str:
+    """The order of the events that the question asks to order."""
+    if not target.ordered or passage.is_marker:
+        return ""
+    topic = frozenset[str]().union(target.question_stems, *target.options)
+    for clause in passage.clauses:
+        linked = lexicon().lists["links"] & set(clause.words)
+        linked = linked if target.listed else linked - target.question
+        if clause.states and linked and any(stem(w) in topic for w in content(clause.words) if w not in linked):
+            return "states an order of events"
+    return ""
+
+
+def states_content(passage: Passage, target: Target) -> str:
+    """A statement about the video, or an instruction full of words that only its content explains."""
+    if passage.is_marker:
+        return ""
+    for clause in passage.clauses:
+        if clause.states:
+            reason = _claim(clause, target)
+            if reason:
+                return reason
+        elif len(_unknown(clause, target, props=True)) >= MAX_UNKNOWN:
+            return "describes what is in the video"
+    return ""
+
+
+def _claim(clause: Clause, target: Target) -> str:
+    text = " ".join(clause.words)
+    if pattern("rule").search(text):  # "a bounce needs a contact": a rule for looking
+        return ""
+    if target.causal and set(clause.words) & {"because", "due", "caused", "causes", "makes", "made"}:
+        return "states a cause"
+    if not pattern("exempt").search(text):
+        if pattern("negation").search(text):
+            return "denies something about the video"
+        if pattern("pronoun_subject").search(text):
+            return "says something of the thing asked for"
+        subject = stems(content(clause.words[:5]))
+        if subject & target.question_stems and clause.words[0] not in {"there", "here"}:
+            return "says something of what is asked about"
+    if _unknown(clause, target, props=False) and not _generic(clause):
+        return "states what is in the video"
+    return ""
+
+
+def _unknown(clause: Clause, target: Target, *, props: bool) -> list[str]:
+    """Words beyond the vocabulary of instructions; with `props`, everyday things in view are usual too."""
+    lex = lexicon()
+    usual = lex.neutral_stems | target.question_stems
+    if props:
+        usual = usual | stems(lex.lists["scene"]) | stems(lex.lists["places"])
+    return [
+        word
+        for word in content(clause.words)
+        if len(word) > 1 and stem(word) not in usual and word not in lex.imperatives and not _NUMBER.match(word)
+    ]
+
+
+def _generic(clause: Clause) -> bool:
+    """'Reflections can distort colours', 'objects far away look smaller': true of any video."""
+    first = clause.words[0]
+    plural = first.endswith("s") and first in lexicon().neutral and first not in lexicon().function
+    return plural and len(clause.words) > 2
+
+
+def says_cause(passage: Passage, target: Target) -> str:
+    """'Because' and its like in the answer to a question for a cause."""
+    if not target.causal or not pattern("cause").search(passage.plain):
+        return ""
+    return "" if pattern("not_cause").search(passage.plain) else "states a cause"
