@@ -22,11 +22,11 @@ for _name in ("tiny",):
         sys.modules[_name] = importlib.util.module_from_spec(_spec)
         _spec.loader.exec_module(sys.modules[_name])
 
-import tiny
-
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
     return tiny.build(tmp_path_factory.mktemp("tiny") / "student")
 
 

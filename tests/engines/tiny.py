@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ffr.types import Frame, Observation, Option, ProblemType, Sample
+from ffr.config import Config
+from ffr.types import (
+    Diagnosis,
+    ErrorType,
+    EvidencePatch,
+    Frame,
+    Observation,
+    Option,
+    ProblemType,
+    Sample,
+    Trace,
+    Verdict,
+)
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -136,5 +148,104 @@ def sample(k: int, video: Path = Path("none.mp4"), answer: str = "B") -> Sample:
     )
 
 
-def mean_abs(values: Sequence[float]) -> float:
-    return float(np.mean(np.abs(np.asarray(values))))
+def write_clip(path: Path, seed: int, *, num_frames: int = 8, side: int = 56) -> Path:
+    """A real MP4 of coloured noise blocks, 4 frames a second."""
+    import av
+
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        for _ in range(num_frames):
+            blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            pixels = np.kron(blocks, np.ones((side // 4, side // 4, 1), dtype=np.uint8))
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def samples(folder: Path, num: int) -> list[Sample]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [sample(k, write_clip(folder / f"{k}.mp4", seed=k)) for k in range(num)]
+
+
+def config(checkpoint: Path, output_dir: Path, **changes: dict) -> Config:
+    """A run of a few seconds; `changes` are merged section by section."""
+    sections: dict[str, dict] = {
+        "model": {"path": str(checkpoint), "dtype": "float32", "gradient_checkpointing": False},
+        "observe": {"num_frames": 4, "max_frame_px": 56 * 56, "min_frame_px": 28 * 28, "prompt": "brief"},
+        "find": {"group_size": 4, "max_completion_tokens": 8},
+        "fix": {"teacher": {"type": "none"}},
+        "train": {
+            "cpu": True, "questions_per_step": 2, "micro_batch_size": 8, "learning_rate": 1e-3,
+            "save_every": 100,
+        },
+        "report": {"output_dir": str(output_dir), "display": "none"},
+    }  # fmt: skip
+    for name, values in changes.items():
+        sections.setdefault(name, {}).update(values)
+    return Config.model_validate(sections)
+
+
+def coin(sample: Sample, text: str, **_: object) -> Verdict:
+    """Stands in for the verifier: a random model never answers, so a hash of its words decides."""
+    value = hashlib.sha256(f"{sample.uid}{text}".encode()).digest()[0]
+    return Verdict(
+        score=float(value % 2), correct=bool(value % 2), extracted="", rule="coin", format_score=value % 3 / 2
+    )
+
+
+class FakeTeacher:
+    """Always points at frames 1-3; counts its calls."""
+
+    name = "fake"
+
+    def __init__(self, *, dead: bool = False) -> None:
+        self.dead = dead
+        self.calls = 0
+
+    async def diagnose(self, request: object) -> Diagnosis:
+        self.calls += 1
+        if self.dead:
+            return Diagnosis(patch=None, failure="transport", detail="connection refused")
+        patch = EvidencePatch(
+            error_types=(ErrorType.TEMPORAL,), key_frames=((1, 3),), guidance="Watch again."
+        )
+        return Diagnosis(patch=patch)
+
+    async def aclose(self) -> None:
+        return None
+
+
+class Notes:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.steps: list[int] = []
+        self.kept: list[Trace] = []
+        self.summary: dict[str, float] = {}
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.steps.append(step)
+        self.rows.append(dict(values))
+
+    def traces(self, step: int, traces: Sequence[Trace]) -> None:
+        self.kept += traces
+
+    def finish(self, summary: Mapping[str, float]) -> None:
+        self.summary = dict(summary)
+
+
+def always_right(sample: Sample, text: str, **_: object) -> Verdict:
+    """Every rollout is right; only the format differs."""
+    value = hashlib.sha256(f"{sample.uid}{text}".encode()).digest()[0]
+    return Verdict(score=1.0, correct=True, extracted="B", rule="right", format_score=value % 2)
+
+
+def blank_view(sample: Sample, _cfg: object = None) -> Observation:
+    """A question without frames: a text prompt."""
+    return view(int(sample.uid.rsplit("/", 1)[1]), num_frames=0, prompt=sample.question, uid=sample.uid)

@@ -274,7 +274,7 @@ def _pixels(obs: Observation, frames: tuple[Frame, ...]) -> Tensor:
     arrays = [frame.pixels for frame in frames if frame.pixels is not None]
     if len(arrays) != len(frames):
         raise EncodeError(
-            f"sample {obs.sample_uid!r}: frames without pixels (read back from a trace?); observe the clip again"
+            f"sample {obs.sample_uid!r}: frames without pixels (read back from a trace?); observe again"
         )
     if len({array.shape for array in arrays}) != 1:
         raise EncodeError(f"sample {obs.sample_uid!r}: the frames of one clip differ in size")

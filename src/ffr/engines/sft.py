@@ -1,0 +1,164 @@
+"""Supervised fine-tuning of an ordinary Hugging Face student on written completions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ffr.algorithms import nll_loss
+from ffr.config import Config
+from ffr.engines.batch import Batcher, completion_logprobs
+from ffr.engines.encode import Encoder
+from ffr.engines.hf import stop_ids
+from ffr.engines.trl.setup import STUDENT, EngineConfigError, Sink, TrainResult, load_student, lora_config
+from ffr.types import Observation
+
+Pair = tuple[Observation, str]
+
+
+def sft(
+    cfg: Config,
+    pairs: Iterable[Pair],
+    *,
+    total_steps: int | None = None,
+    model: Any = None,
+    processor: Any = None,
+    sinks: Sequence[Sink] = (),
+) -> TrainResult:
+    """Trains on completions with the mean token loss of each step's batch.
+
+    One optimiser step takes `train.questions_per_step` pairs of each process, in forward passes of
+    `train.micro_batch_size`. A completion is closed with the student's end token.
+
+    Args:
+        cfg: model, learning rate, schedule, limits and output directory are read.
+        pairs: observations (patched ones too) with their completion; may be a stream.
+        total_steps: length of the run; needed for a stream without length, and where
+            `train.max_steps` is not set.
+        model: an already loaded student; loaded from `cfg.model` when None.
+        processor: its processor.
+        sinks: told about each optimiser step on the main process.
+
+    Returns:
+        `TrainResult`; the student is written as a Hugging Face directory.
+
+    Raises:
+        EngineConfigError: the length of the run is not known, or the pairs ran out at the start.
+        EncodeError: a pair cannot be shown to the student.
+    """
+    from accelerate import Accelerator
+    from transformers import get_scheduler
+
+    steps = _length(cfg, pairs, total_steps)
+    accelerator = Accelerator(
+        cpu=cfg.train.cpu, mixed_precision="bf16" if cfg.model.dtype == "bfloat16" else "no"
+    )
+    torch.manual_seed(cfg.train.seed)
+    if model is None:
+        model, processor = load_student(cfg, sharded=False)
+        if (lora := lora_config(cfg)) is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, lora)
+    encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
+    batcher = Batcher(model, encoder.pad_id)
+    end = encoder.tokenizer.eos_token_id
+    if end not in stop_ids(model, encoder):
+        raise EngineConfigError("the tokenizer names no end token")
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=cfg.train.learning_rate, weight_decay=cfg.train.weight_decay)
+    schedule = get_scheduler(
+        cfg.train.schedule, optimizer, round(cfg.train.warmup_ratio * steps), num_training_steps=steps
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    step, metrics = 0, dict[str, float]()
+    for batch in _batches(cfg, pairs, accelerator):
+        if step == steps:
+            break
+        loss = _update(cfg, batch, model, batcher, encoder, end, accelerator)
+        norm = accelerator.clip_grad_norm_(weights, cfg.train.max_grad_norm)
+        rate = schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        step += 1
+        metrics = {"train/loss": loss, "train/grad_norm": float(norm), "train/learning_rate": rate}
+        if accelerator.is_main_process:
+            for sink in sinks:
+                sink.metrics(step, metrics)
+    if not step:
+        raise EngineConfigError(f"sft needs at least {cfg.train.questions_per_step} pairs for one step")
+    return _finish(cfg, accelerator, model, processor, sinks, step, metrics)
+
+
+def _update(
+    cfg: Config,
+    batch: Sequence[Pair],
+    model: Any,
+    batcher: Batcher,
+    encoder: Encoder,
+    end: int,
+    accelerator: Any,
+) -> float:
+    """Gradients of one step's batch; returns its mean token loss over all processes."""
+    prompts = [encoder.encode(obs) for obs, _ in batch]
+    completions = [completion_ids(encoder, text, end) for _, text in batch]
+    local = torch.tensor(float(sum(map(len, completions))), device=accelerator.device)
+    normalizer = accelerator.reduce(local, reduction="sum") / accelerator.num_processes
+    size, total = cfg.train.micro_batch_size, torch.zeros((), device=accelerator.device)
+    for start in range(0, len(batch), size):
+        part = slice(start, start + size)
+        with accelerator.autocast():
+            logprobs, mask = completion_logprobs(model, batcher, prompts[part], completions[part])
+        loss = nll_loss(logprobs, mask, normalizer=normalizer)
+        accelerator.backward(loss)
+        total += loss.detach()
+    return float(accelerator.reduce(total, reduction="mean"))
+
+
+def completion_ids(encoder: Encoder, text: str, end: int) -> tuple[int, ...]:
+    """Tokens of a completion, closed with the end token."""
+    return (*encoder.tokenizer(text, add_special_tokens=False)["input_ids"], end)
+
+
+def _batches(cfg: Config, pairs: Iterable[Pair], accelerator: Any) -> Iterator[list[Pair]]:
+    mine = islice(pairs, accelerator.process_index, None, accelerator.num_processes)
+    while len(batch := list(islice(mine, cfg.train.questions_per_step))) == cfg.train.questions_per_step:
+        yield batch
+
+
+def _length(cfg: Config, pairs: Iterable[Pair], total_steps: int | None) -> int:
+    if total_steps or cfg.train.max_steps:
+        return total_steps or cfg.train.max_steps or 0
+    if isinstance(pairs, Sequence):
+        return max(1, math.floor(len(pairs) / cfg.train.questions_per_step))
+    raise EngineConfigError("sft on a stream needs its length: set train.max_steps or pass total_steps")
+
+
+def _finish(
+    cfg: Config,
+    accelerator: Any,
+    model: Any,
+    processor: Any,
+    sinks: Sequence[Sink],
+    step: int,
+    metrics: dict[str, float],
+) -> TrainResult:
+    student = cfg.report.output_dir / STUDENT
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        Path(student).mkdir(parents=True, exist_ok=True)
+        whole = accelerator.unwrap_model(model)
+        if hasattr(whole, "merge_and_unload"):
+            whole = whole.merge_and_unload()
+        whole.save_pretrained(student)
+        processor.save_pretrained(student)
+        for sink in sinks:
+            sink.finish({"steps": float(step), **metrics})
+    return TrainResult(steps=step, metrics=metrics, output_dir=cfg.report.output_dir, student_dir=student)

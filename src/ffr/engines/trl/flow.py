@@ -1,0 +1,234 @@
+"""One batch of questions through find, fix and score. Knows no gradient and no TRL."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ffr.algorithms import Algorithm, GroupScore
+from ffr.config import Config
+from ffr.find import Sampler, thresholds_from, verify
+from ffr.fix import RepairFlow
+from ffr.observe import MediaError, observe
+from ffr.reason import choose
+from ffr.types import Observation, Repair, RepairStatus, Rollout, RolloutGroup, Sample, Verdict
+
+log = logging.getLogger(__name__)
+_CACHE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Question:
+    """What became of one question of the batch.
+
+    Example:
+        >>> Question(index=3, sample=sample, failure="missing: clips/3.mp4").group is None  # doctest: +SKIP
+        True
+    """
+
+    index: int
+    sample: Sample
+    group: RolloutGroup | None = None
+    score: GroupScore | None = None
+    failure: str = ""
+    """Why there is no group: the clip could not be decoded."""
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """A finished batch, with what it took.
+
+    Example:
+        >>> FlowResult(questions=()).seconds
+        Counter()
+    """
+
+    questions: tuple[Question, ...]
+    seconds: Counter[str] = field(default_factory=Counter)
+    """observe, generate, verify, fix, score."""
+    fix_counts: Counter[str] = field(default_factory=Counter)
+    """What `RepairFlow.counters` gained."""
+
+
+class Views:
+    """Observations by sample index, decoded once while they fit in memory."""
+
+    def __init__(self, samples: Sequence[Sample], cfg: Config, *, limit_bytes: int = _CACHE_BYTES) -> None:
+        self._samples = samples
+        self._cfg = cfg.observe
+        self._limit = limit_bytes
+        self._held = 0
+        self._kept: OrderedDict[int, Observation] = OrderedDict()
+
+    def get(self, index: int) -> Observation:
+        """The un-patched observation of one sample.
+
+        Raises:
+            MediaError: The clip cannot be decoded.
+        """
+        obs = self._kept.get(index)
+        if obs is None:
+            obs = observe(self._samples[index], self._cfg)
+            self._kept[index] = obs
+            self._held += _nbytes(obs)
+            while self._held > self._limit and len(self._kept) > 1:
+                self._held -= _nbytes(self._kept.popitem(last=False)[1])
+        else:
+            self._kept.move_to_end(index)
+        return obs
+
+
+class GroupFlow:
+    """Find, fix and score for the questions of a batch.
+
+    Args:
+        samples: all samples; questions are named by their index.
+        cfg: the run.
+        sampler: the policy.
+        algorithm: scores the groups and says whether failures are repaired.
+        repairs: who repairs; None for plain GRPO (the caller has said so, loudly).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        cfg: Config,
+        *,
+        sampler: Sampler,
+        algorithm: Algorithm,
+        repairs: RepairFlow | None,
+    ) -> None:
+        self._samples = samples
+        self._cfg = cfg
+        self._sampler = sampler
+        self._algorithm = algorithm
+        self._repairs = repairs
+        self._views = Views(samples, cfg)
+        self._thresholds = thresholds_from(cfg.find)
+        self._warned: set[str] = set()
+
+    def run(self, indices: Sequence[int], *, training: bool) -> FlowResult:
+        """One batch, in the caller's thread.
+
+        Args:
+            indices: sample index of each question.
+            training: failed rollouts are repaired only in training.
+
+        Returns:
+            One `Question` per index, in order.
+
+        Raises:
+            NoTeacherError: the teacher never succeeded and that was not allowed.
+            EncodeError: a prompt is too long or does not fit the student.
+        """
+        seconds: Counter[str] = Counter()
+        with _timed(seconds, "observe"):
+            views = [self._observe(index) for index in indices]
+        shown = [view for view in views if isinstance(view, Observation)]
+        with _timed(seconds, "generate"):
+            size = self._cfg.find.group_size
+            sampled = iter(_now(self._sampler.sample(shown, num=size)) if shown else [])
+        firsts = [next(sampled) if isinstance(view, Observation) else [] for view in views]
+        with _timed(seconds, "verify"):
+            verdicts = [
+                [self._verify(index, rollout) for rollout in first]
+                for index, first in zip(indices, firsts, strict=True)
+            ]
+        before = Counter(self._repairs.counters) if self._repairs else Counter[str]()
+        with _timed(seconds, "fix"):
+            repairs = self._repair(indices, firsts, verdicts, training=training)
+        gained = Counter(self._repairs.counters) - before if self._repairs else before
+        with _timed(seconds, "score"):
+            questions = tuple(
+                self._question(index, views[k], firsts[k], verdicts[k], repairs[k])
+                for k, index in enumerate(indices)
+            )
+        return FlowResult(questions, seconds, gained)
+
+    def _observe(self, index: int) -> Observation | str:
+        try:
+            return self._views.get(index)
+        except MediaError as error:
+            uid = self._samples[index].uid
+            if uid not in self._warned:
+                self._warned.add(uid)
+                log.warning("sample %s is left out of training: %s", uid, error)
+            return str(error)
+
+    def _verify(self, index: int, rollout: Rollout) -> Verdict:
+        find = self._cfg.find
+        return verify(self._samples[index], rollout.text, profile=find.profile, thresholds=self._thresholds)
+
+    def _repair(
+        self,
+        indices: Sequence[int],
+        firsts: Sequence[Sequence[Rollout]],
+        verdicts: Sequence[Sequence[Verdict]],
+        *,
+        training: bool,
+    ) -> list[list[Repair | None]]:
+        out: list[list[Repair | None]] = [[None] * len(first) for first in firsts]
+        failed = [(k, g) for k, row in enumerate(verdicts) for g, v in enumerate(row) if not v.correct]
+        if not (training and self._algorithm.repairs):
+            return out
+        if self._repairs is None:
+            for k, g in failed:
+                out[k][g] = Repair(RepairStatus.SKIPPED, detail="no teacher")
+            return out
+        items = [(self._samples[indices[k]], firsts[k][g]) for k, g in failed]
+        # Also with nothing to repair: the flow keeps the ranks of a collective sampler together.
+        for (k, g), repair in zip(failed, self._repairs.repair_batch_blocking(items), strict=True):
+            out[k][g] = repair
+        return out
+
+    def _question(
+        self,
+        index: int,
+        view: Observation | str,
+        first: Sequence[Rollout],
+        verdicts: Sequence[Verdict],
+        repairs: Sequence[Repair | None],
+    ) -> Question:
+        sample = self._samples[index]
+        if isinstance(view, str):
+            return Question(index, sample, failure=view)
+        chosen = [choose(rollout, repair) for rollout, repair in zip(first, repairs, strict=True)]
+        final = [
+            verdict if again is rollout else _verdict_of(repair)
+            for rollout, verdict, again, repair in zip(first, verdicts, chosen, repairs, strict=True)
+        ]
+        group = RolloutGroup(
+            sample=sample,
+            first_G=tuple(first),
+            first_verdicts_G=tuple(verdicts),
+            repairs_G=tuple(repairs),
+            chosen_G=tuple(chosen),
+            chosen_verdicts_G=tuple(final),
+        )
+        return Question(index, sample, group, self._algorithm.score(group))
+
+
+def _verdict_of(repair: Repair | None) -> Verdict:
+    if repair is None or repair.verdict is None:
+        raise ValueError("a chosen repair carries no verdict")
+    return repair.verdict
+
+
+def _now(coroutine: object) -> list[list[Rollout]]:
+    return asyncio.run(coroutine)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _timed(seconds: Counter[str], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - start  # type: ignore[assignment]
+
+
+def _nbytes(obs: Observation) -> int:
+    return sum(f.pixels.nbytes for f in (*obs.frames, *obs.extra_frames) if f.pixels is not None)
