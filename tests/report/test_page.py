@@ -189,7 +189,7 @@ def in_browser(address, profile):
     """The page's DOM and console after its scripts ran."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     command += [f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", f"file://{address}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -87,13 +87,15 @@ def test_the_tables_say_what_the_rows_say(results):
     assert scenario_table(runs).splitlines()[2] == "| counting | 40.0 | 60.0 | 68.0 |"
 
 
-def test_the_script_makes_the_page_with_the_analysis_verbatim(results, tmp_path):
+def test_the_script_makes_the_page_with_the_analysis_verbatim(results, tmp_path, monkeypatch, capsys):
     analysis = "## What it means\n\nThe *tax* is `inert` {here}.\n"
     (tmp_path / "micro_analysis.md").write_text(analysis)
-    command = [sys.executable, str(ROOT / "scripts" / "make_micro_results.py"), "--results", str(results)]
-    command += ["--out", str(tmp_path / "micro.md"), "--analysis", str(tmp_path / "micro_analysis.md")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--results", str(results), "--out", str(tmp_path / "micro.md")]
+    arguments += ["--analysis", str(tmp_path / "micro_analysis.md")]
+    script = ROOT / "scripts" / "make_micro_results.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    runpy.run_path(str(script), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) == 3
     page = (tmp_path / "micro.md").read_text()
     assert analysis.strip() in page and "+8.0 [+3.0, +13.0]" in page and str(tmp_path) not in page
     assert "Held-out questions, never seen in training: 200." in page
