@@ -11,6 +11,7 @@ import pytest
 from ffr.cli.main import main
 from ffr.cli.train import planned_steps
 from ffr.config import Config, FixConfig, TeacherConfig
+from ffr.fix import NoTeacherError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,19 +53,45 @@ def source(tmp_path):
 
 @pytest.fixture
 def engine(monkeypatch):
-    """Stands in for the TRL engine: records its call, feeds the sinks one step."""
-    calls = []
+    """Stands in for the TRL engine: records its call, then does what `calls.act` says."""
+
+    class Calls(list):
+        act = staticmethod(feed_one_step)
+
+    calls = Calls()
 
     def train(cfg, samples, *, teacher, sinks=(), resume=False):
         calls.append(types.SimpleNamespace(cfg=cfg, samples=samples, teacher=teacher, resume=resume))
-        for sink in sinks:
-            sink.metrics(1, {"find/first_pass_accuracy": 0.5, "train/loss": 1.0})
-            sink.finish({"steps": 1.0})
+        calls.act(sinks)
 
-    module = types.ModuleType("ffr.engines.trl")
-    module.train = train
-    monkeypatch.setitem(sys.modules, "ffr.engines.trl", module)
+    package = types.ModuleType("ffr.engines.trl")
+    package.train, package.EngineConfigError = train, EngineConfigError
+    checkpoint = types.ModuleType("ffr.engines.trl.checkpoint")
+    checkpoint.CheckpointError = CheckpointError
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
     return calls
+
+
+class EngineConfigError(ValueError):
+    """The engine's own, without its imports."""
+
+
+class CheckpointError(RuntimeError):
+    """The engine's own, without its imports."""
+
+
+def feed_one_step(sinks):
+    for sink in sinks:
+        sink.metrics(1, {"find/first_pass_accuracy": 0.5, "train/loss": 1.0})
+        sink.finish({"steps": 1.0})
+
+
+def failing_with(error):
+    def act(sinks):
+        raise error
+
+    return act
 
 
 def test_help_lists_the_commands_and_loads_no_torch():
@@ -119,7 +146,7 @@ def test_several_files_may_follow_one_flag(ffr, tmp_path):
     [
         (["train", "--find.groupsize", "4"], "did you mean --find.group-size?"),
         (["train", "-c", "nowhere.toml"], "nowhere.toml: no such file"),
-        (["train", "-c"], "config"),
+        (["train", "-c"], "--config: value missing"),
         (["train", "extra"], "'extra': unexpected"),
         (["trian"], "trian"),
         (["report"], "RUN"),
@@ -148,20 +175,41 @@ def test_train_hands_samples_teacher_and_sinks_to_the_engine(ffr, engine, source
     (call,) = engine
     assert code == 0
     assert [sample.answer for sample in call.samples] == ["B"]
-    assert call.teacher.name == "oracle"
+    assert call.teacher.name.startswith("oracle")
     assert call.resume is False
     assert "data: 1 of 2 rows can be used" in out
     assert "WARNING: 1 rows were skipped: 1 missing" in out
-    assert "row 2" in out
+    assert "questions.json: path: missing" in out
+    assert "2.mp4" in out
     assert "step 1/1  first 50%" in out
     (row,) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(row)["train/loss"] == 1.0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["fix"]["teacher"]["type"] == "oracle"
 
 
-def test_resume_reaches_the_engine(ffr, engine, source):
-    assert ffr("train", "-c", source, "--resume")[0] == 0
-    assert engine[0].resume is True
+def test_a_second_run_into_the_same_folder_needs_resume(ffr, engine, source):
+    assert ffr("train", "-c", source)[0] == 0
+    code, _, err = ffr("train", "-c", source)
+    assert code == 1
+    assert "holds a run already (metrics.jsonl)" in err
+    assert len(engine) == 1
+    with pytest.warns(UserWarning, match="goes on at 1"):  # the stand-in engine starts at step 1 again
+        assert ffr("train", "-c", source, "--resume")[0] == 0
+    assert [call.resume for call in engine] == [False, True]
+
+
+def test_an_interrupt_ends_with_130_and_names_resume(ffr, engine, source):
+    engine.act = failing_with(KeyboardInterrupt())
+    code, _, err = ffr("train", "-c", source)
+    assert code == 130
+    assert "--resume" in err
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    command = f"{sys.executable} -m ffr train --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("ffr train")
+    assert "Traceback" not in done.stderr
 
 
 def test_grpo_gets_no_teacher(ffr, engine, source):
@@ -177,18 +225,26 @@ def test_ffr_without_a_teacher_is_refused_unless_insisted_on(ffr, engine, source
     assert ffr("train", "-c", source, "--fix.teacher.type", "none", "--fix.allow-no-teacher")[0] == 0
 
 
-def test_a_teacher_that_never_succeeds_ends_the_run_with_1(ffr, source, monkeypatch):
-    from ffr.fix import NoTeacherError
-
-    def train(*_, **__):
-        raise NoTeacherError("no success in 32 calls")
-
-    module = types.ModuleType("ffr.engines.trl")
-    module.train = train
-    monkeypatch.setitem(sys.modules, "ffr.engines.trl", module)
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoTeacherError("no success in 32 calls"),
+        EngineConfigError("train.algorithm = 'sft' has its own loop"),
+        CheckpointError("checkpoint-3: model.safetensors is missing"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_engine_refuses_ends_the_run_with_1_and_its_words(ffr, engine, source, error):
+    engine.act = failing_with(error)
     code, _, err = ffr("train", "-c", source)
     assert code == 1
-    assert "no success in 32 calls" in err
+    assert str(error) in err
+
+
+def test_a_defect_keeps_its_traceback(ffr, engine, source):
+    engine.act = failing_with(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        ffr("train", "-c", source)
 
 
 @pytest.mark.parametrize(

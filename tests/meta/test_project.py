@@ -116,6 +116,15 @@ def test_the_examples_in_the_docstrings_run(name):
     assert results.attempted >= {"ffr.types": 15, "ffr.config": 10}.get(name, 0)
 
 
+def test_every_column_of_the_table_is_a_metric_that_the_engine_writes():
+    from ffr.engines.trl.metrics import SUM_NAMES, named_metrics
+    from ffr.report.metrics import METRIC_NAMES
+    from ffr.report.table import COLUMNS
+
+    written = set(named_metrics(dict.fromkeys(SUM_NAMES, 1.0)))
+    assert [name for name, _, _ in COLUMNS if not written & set(METRIC_NAMES[name])] == []
+
+
 def test_constraints_cover_the_dependencies_and_name_no_address():
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ffr.cli.errors import EXIT_FAILED, EXIT_OK, CliError, ConfigError
 from ffr.cli.settings import load_config, parse_overrides
-from ffr.cli.train import ConfigFiles, SettingWords, print_skipped
+from ffr.cli.train import ConfigFiles, SettingWords, config_files, print_skipped
 from ffr.config import Config
 
 NEEDED = ("pydantic", "numpy", "av", "pillow", "openai", "scipy")
@@ -51,9 +51,9 @@ def doctor(*settings: SettingWords, config: ConfigFiles = None) -> int:
     console = Console(highlight=False)
     checks = [*check_versions(), check_gpu(), *check_decoding()]
     cfg: Config | None = None
-    if config or settings:
+    if config is not None or settings:
         try:
-            cfg = load_config(config or [], parse_overrides(settings, flags=("--config", "--help")))
+            cfg = load_config(config_files(config), parse_overrides(settings, flags=("--config", "--help")))
             checks.append(Check("configuration", "ok", f"{cfg.train.algorithm} on {cfg.model.path}"))
         except ConfigError as error:
             checks += [Check("configuration", "fail", problem) for problem in error.problems]

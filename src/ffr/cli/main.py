@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -25,6 +26,7 @@ app = App(
     help_epilogue="Exit codes: 0 done, 1 the run failed, 2 the command or its configuration is wrong.",
     help_format="plaintext",
     version=_version,
+    suppress_keyboard_interrupt=False,
 )
 app.command("ffr.cli.demo:demo", name="demo", help="Train a tiny student on made-up videos, on a CPU.")
 app.command("ffr.cli.train:app", name="train", help="Train a student with Find-Fix-Reason or a baseline.")
@@ -59,7 +61,14 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The console script: exits with the command's code."""
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has had enough (`ffr ... | head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

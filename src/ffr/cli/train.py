@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.logging import RichHandler
 
-from ffr.cli.errors import CliError
+from ffr.cli.errors import CliError, ConfigError
 from ffr.cli.help import settings_help
 from ffr.cli.progress import RichProgress
 from ffr.cli.settings import load_config, parse_overrides, to_json
@@ -63,12 +65,21 @@ def train(
         dry_run: Print the resolved configuration as JSON and stop.
         resume: Go on from the last checkpoint in report.output_dir.
     """
-    cfg = load_config(config or [], parse_overrides(settings, flags=FLAGS))
+    cfg = load_config(config_files(config), parse_overrides(settings, flags=FLAGS))
     if dry_run:
         print(to_json(cfg))
         return 0
+    if not resume and is_main_process():
+        refuse_to_overwrite(cfg.report.output_dir)
     run_training(cfg, resume=resume)
     return 0
+
+
+def config_files(config: list[Path] | None) -> list[Path]:
+    """The files of `--config`; raises ConfigError for the flag without a file."""
+    if config == []:
+        raise ConfigError(["--config: value missing; it takes one or more TOML files"])
+    return config or []
 
 
 def run_training(cfg: Config, *, resume: bool = False, console: Console | None = None) -> Any:
@@ -83,12 +94,16 @@ def run_training(cfg: Config, *, resume: bool = False, console: Console | None =
         The engine's TrainResult.
 
     Raises:
-        CliError: No data, no teacher, or the teacher never succeeded.
+        CliError: No data, no teacher, a teacher that never succeeded, settings that do not go together,
+            or a checkpoint that cannot be used.
     """
     console = console or Console(quiet=not is_main_process())
+    log_to(console)
     samples = load_samples(cfg, console)
     teacher = build_teacher(cfg)
-    from ffr.engines.trl import train as train_engine  # torch, transformers, trl
+    from ffr.engines.trl import EngineConfigError  # torch, transformers, trl
+    from ffr.engines.trl import train as train_engine
+    from ffr.engines.trl.checkpoint import CheckpointError
     from ffr.fix import NoTeacherError
     from ffr.report import RunWriter
 
@@ -100,10 +115,26 @@ def run_training(cfg: Config, *, resume: bool = False, console: Console | None =
         sinks.insert(0, RunWriter(cfg.report.output_dir, cfg.model_dump(mode="json")))
     try:
         return train_engine(cfg, samples, teacher=teacher, sinks=sinks, resume=resume)
-    except NoTeacherError as error:
+    except (NoTeacherError, EngineConfigError, CheckpointError) as error:
         raise CliError(str(error)) from error
     finally:
         progress.close()
+
+
+def log_to(console: Console) -> None:
+    """Sends warnings of the rooms through the console, so that they do not tear the progress bar."""
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+
+
+def refuse_to_overwrite(output_dir: Path) -> None:
+    """Raises CliError if the directory holds a run: its numbers would be mixed with the new ones."""
+    found = [name for name in ("metrics.jsonl", "traces", "checkpoints") if (output_dir / name).exists()]
+    if found:
+        raise CliError(
+            f"{output_dir} holds a run already ({', '.join(found)}): go on with --resume, choose another "
+            "--report.output-dir, or remove it"
+        )
 
 
 def load_samples(cfg: Config, console: Console) -> Sequence[Sample]:
@@ -142,7 +173,8 @@ def print_skipped(result: ReadResult, console: Console, *, shown: int = 5) -> No
     counts = ", ".join(f"{number} {status}" for status, number in sorted(result.counts.items()))
     console.print(f"WARNING: {len(skipped)} rows were skipped: {counts}", style="bold yellow", markup=False)
     for row in skipped[:shown]:
-        line = f"  {row.file}: row {row.row}: {row.field}: {row.reason}"
+        place = f"{row.file}: row {row.row}" if row.row else str(row.file)
+        line = f"  {place}: {row.field}: {row.reason}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(skipped) > shown:
         console.print(f"  ... and {len(skipped) - shown} more", highlight=False)
