@@ -57,16 +57,30 @@ PACKAGES = (
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|authorization|cookie)$", re.IGNORECASE)
 
 METRIC_NAMES: Mapping[str, tuple[str, ...]] = {
-    "first_pass_accuracy": ("ffr/first_pass_accuracy", "first_pass_accuracy"),
-    "intervention_rate": ("ffr/intervention_rate", "intervention_rate"),
-    "repair_rate": ("ffr/repair_success_rate", "ffr/repair_rate", "repair_rate"),
-    "leaked": ("ffr/leaked", "ffr/leaked_rate", "ffr/leak_blocked", "ffr/leak_rate"),
-    "teacher_failed": ("ffr/teacher_failed", "ffr/teacher_failed_rate", "ffr/teacher_failures"),
-    "final_accuracy": ("ffr/final_accuracy", "ffr/chosen_accuracy", "final_accuracy"),
-    "reward": ("reward/rir", "reward/mean", "reward"),
-    "kl": ("policy/kl_ref", "policy/kl", "kl"),
-    "zero_advantage": ("group/zero_std", "group/zero_advantage"),
-    "repaired_negative": ("ffr/repaired_negative_advantage", "ffr/repaired_negative_share"),
+    "first_pass_accuracy": ("find/first_pass_accuracy", "ffr/first_pass_accuracy", "first_pass_accuracy"),
+    "intervention_rate": ("fix/intervention_rate", "ffr/intervention_rate", "intervention_rate"),
+    "repair_rate": ("fix/repair_rate", "ffr/repair_success_rate", "ffr/repair_rate", "repair_rate"),
+    "leaked": ("fix/leaked", "ffr/leaked", "ffr/leaked_rate", "ffr/leak_blocked", "ffr/leak_rate"),
+    "teacher_failed": (
+        "fix/teacher_failed",
+        "ffr/teacher_failed",
+        "ffr/teacher_failed_rate",
+        "ffr/teacher_failures",
+    ),
+    "final_accuracy": (
+        "reason/final_accuracy",
+        "ffr/final_accuracy",
+        "ffr/chosen_accuracy",
+        "final_accuracy",
+    ),
+    "reward": ("reason/reward_mean", "reward/rir", "reward/mean", "reward"),
+    "kl": ("train/kl", "policy/kl_ref", "policy/kl", "kl"),
+    "zero_advantage": ("reason/zero_advantage_groups", "group/zero_std", "group/zero_advantage"),
+    "repaired_negative": (
+        "reason/repaired_negative_share",
+        "ffr/repaired_negative_advantage",
+        "ffr/repaired_negative_share",
+    ),
 }
 """The quantities of every table and figure here, and the metric names they are read from, best first."""
 
