@@ -20,7 +20,7 @@ from tests.fix.common import Student, failed_rollout, make_sample
 from tests.fix.fake_server import HOLD_S, FakeServer, Reply, Script, call_tool, reply_json, say
 
 ATTEMPT_S, DEADLINE_S = 12.0, 25.0
-"""Far more than a fault takes that ends by itself, so that a busy machine does not turn it into a time-out."""
+"""Far more than a fault takes that ends by itself: a busy machine must not turn it into a time-out."""
 SLOW = {"attempt_timeout_s": 0.4, "rollout_deadline_s": 1.0}
 """For faults that end only by the clock."""
 PATCH = (

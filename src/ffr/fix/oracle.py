@@ -21,7 +21,7 @@ ORACLE_VERSION: Final = 1
 
 GUIDANCE: Final = {
     ErrorType.ATTRIBUTE: "Look closely at the object in these frames.",
-    ErrorType.COUNTING: "Count again, one frame after another.",
+    ErrorType.COUNTING: "Count again with care, frame by frame.",
     ErrorType.DYNAMICS: "Follow the motion from frame to frame.",
     ErrorType.TEMPORAL: "Check the order of the events again.",
     ErrorType.SPATIAL: "Compare the positions in these frames.",
