@@ -62,8 +62,10 @@ class ChatTeacher:
         ValueError: No `fix.teacher.base_url`.
 
     Example:
-        >>> teacher = ChatTeacher(FixConfig(teacher=TeacherConfig(base_url="http://127.0.0.1:8000/v1")))
-        >>> diagnosis = await teacher.diagnose(request)  # doctest: +SKIP
+        >>> cfg = FixConfig.model_validate({"teacher": {"base_url": "http://127.0.0.1:8000/v1"}})
+        >>> ChatTeacher(cfg).profile.schema
+        'json_schema'
+        >>> diagnosis = await ChatTeacher(cfg).diagnose(request)  # doctest: +SKIP
     """
 
     def __init__(self, cfg: FixConfig, observe_cfg: ObserveConfig | None = None) -> None:
