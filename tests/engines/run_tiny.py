@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -26,7 +27,6 @@ class Printed(tiny.Notes):
 
 def main() -> None:
     import ffr.engines.trl.flow as flow
-    import ffr.fix.repair as fix_repair
     from ffr.engines.trl import train
 
     checkpoint, clips, out, options = sys.argv[1:]
@@ -34,7 +34,7 @@ def main() -> None:
     verifier = tiny.coin
     if wanted.get("rank_0_is_right") and os.environ.get("RANK") == "0":
         verifier = tiny.always_right
-    flow.verify = fix_repair.verify = verifier
+    flow.verify = import_module("ffr.fix.repair").verify = verifier  # type: ignore[attr-defined]
     cfg = tiny.config(Path(checkpoint), Path(out), **wanted.get("cfg", {}))
     teacher = tiny.FakeTeacher() if cfg.train.algorithm == "ffr" else None
     sink = Printed()

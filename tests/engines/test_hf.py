@@ -8,9 +8,10 @@ import tiny
 import torch
 
 from ffr.config import FindConfig
-from ffr.engines.batch import Batcher, completion_logprobs
+from ffr.engines.batch import Batcher
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import HFSampler, sample_tokens
+from ffr.engines.packed import completion_logprobs
 
 FIND = FindConfig(max_completion_tokens=12)
 VIEWS = [

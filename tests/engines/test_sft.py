@@ -6,7 +6,8 @@ import pytest
 import tiny
 import torch
 
-from ffr.engines.batch import Batcher, completion_logprobs
+from ffr.engines.batch import Batcher
+from ffr.engines.packed import completion_logprobs
 from ffr.engines.sft import completion_ids, sft
 from ffr.engines.trl import EngineConfigError
 

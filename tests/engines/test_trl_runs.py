@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ from ffr.engines.trl import EngineConfigError, train
 from ffr.engines.trl import flow as flow_module
 from ffr.engines.trl.checkpoint import CheckpointError
 from ffr.fix import NoTeacherError
-from ffr.fix import repair as repair_module
 
 SCRIPT = Path(__file__).with_name("run_tiny.py")
 STEPS = 4
+repair_module = import_module("ffr.fix.repair")  # the package exports a function of this name
 RUN = {"train": {"algorithm": "ffr", "max_steps": STEPS, "save_every": 1, "micro_batch_size": 4}}
 
 
@@ -68,8 +69,9 @@ def test_run_reports_every_step_and_exports_the_student(finished) -> None:
         assert set(row) >= {
             "find/format_rate", "fix/leak_rate", "fix/repair_rate", "reason/reward_mean",
             "reason/advantage_mean_repaired", "reason/zero_advantage_groups",
-            "reason/repaired_negative_share", "train/loss", "train/kl", "train/learning_rate", "time/observe_s", "time/generate_s",
-            "time/verify_s", "time/fix_s", "time/score_s", "time/update_s",
+            "reason/repaired_negative_share", "train/loss", "train/kl", "train/learning_rate",
+            "time/observe_s", "time/generate_s", "time/verify_s", "time/fix_s", "time/score_s",
+            "time/update_s",
         }  # fmt: skip
     assert sink.rows[0]["train/kl"] == pytest.approx(0.0, abs=1e-6) and sink.rows[1]["train/kl"] > 0
     assert [trace.step for trace in sink.kept] == [1, 1, 2, 2, 3, 3, 4, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ import torch
 from ffr.algorithms import make_algorithm
 from ffr.engines.trl import flow as flow_module
 from ffr.engines.trl import setup
-from ffr.engines.trl import train as train_module
-from ffr.fix import repair as repair_module
+from ffr.engines.trl import run as train_module
 from ffr.reason import ffr_loss, group_advantages
 from ffr.types import RepairStatus
 
 INDICES = [0, 1]
+repair_module = import_module("ffr.fix.repair")  # the package exports a function of this name
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_every_row_is_scored_under_its_own_observation(build) -> None:
 
 
 def test_fused_head_scores_the_same(build) -> None:
-    from ffr.engines.batch import completion_logprobs
+    from ffr.engines.packed import completion_logprobs
 
     trainer = build(teacher=tiny.FakeTeacher(), train={"algorithm": "ffr"})
     rows = _rounds(trainer)[0][0].rows

@@ -73,7 +73,7 @@ class Batcher:
         self._rope = getattr(getattr(inner, "model", inner), "get_rope_index", None)
         self._rope_names = frozenset(inspect.signature(self._rope).parameters) if self._rope else frozenset()
         takes = inspect.signature(type(inner).forward).parameters
-        self._shares_media = "mm_encoder_outputs" in takes
+        self.shares_media = "mm_encoder_outputs" in takes
         self._takes_types = "mm_token_type_ids" in takes
 
     def rows(
@@ -94,7 +94,7 @@ class Batcher:
         """
         width = max(p.num_tokens for p in prompts)
         num_completion = max(map(len, completions))
-        positions = [self._positions(prompt) for prompt in prompts]
+        positions = [self.positions(prompt) for prompt in prompts]
         dims = positions[0].shape[0]
         ids = torch.full((len(prompts), width + num_completion), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -115,7 +115,7 @@ class Batcher:
 
     def next_positions(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> Tensor:
         """Position of each prompt's first completion token, shape (B,)."""
-        return torch.tensor([int(self._positions(p)[0, -1]) + 1 for p in prompts], device=device)
+        return torch.tensor([int(self.positions(p)[0, -1]) + 1 for p in prompts], device=device)
 
     def decode_positions(self, next_B: Tensor) -> Tensor:
         """Position ids of one decoding step: (3, B, 1) or (B, 1)."""
@@ -127,26 +127,31 @@ class Batcher:
         Each distinct medium is encoded once and its features are repeated, with gradient, unless the
         model's forward takes pixels only.
         """
-        inner = unwrap(model)
-        device = next(inner.parameters()).device
-        shared: dict[str, Any] = {}
-        pixels: dict[str, Any] = {}
-        for kind in _FEATURES:
-            media = [m for prompt in prompts for m in prompt.media if m.kind == kind]
-            if not media:
-                continue
-            if self._shares_media:
-                shared[kind] = self._encode_once(inner, kind, media, device)
-            else:
-                pixels |= _joined(media, device)
-        if shared:
-            return {"mm_encoder_outputs": shared}
-        if pixels and self._takes_types:
+        media = [medium for prompt in prompts for medium in prompt.media]
+        if not media or self.shares_media:
+            return self.encode_media(model, media)
+        device = next(model.parameters()).device
+        pixels: dict[str, Any] = _joined(media, device)
+        if self._takes_types:
             types = [torch.tensor(p.mm_types) for p in prompts]
             pixels["mm_token_type_ids"] = nn.utils.rnn.pad_sequence(
                 types, batch_first=True, padding_side="left"
             ).to(device)
         return pixels
+
+    def encode_media(self, model: nn.Module, media: Sequence[Medium]) -> dict[str, Any]:
+        """Features of media in token order, each distinct one through the vision tower once."""
+        if not media:
+            return {}
+        inner = unwrap(model)
+        device = next(inner.parameters()).device
+        kinds = [kind for kind in _FEATURES if any(m.kind == kind for m in media)]
+        return {
+            "mm_encoder_outputs": {
+                kind: self._encode_once(inner, kind, [m for m in media if m.kind == kind], device)
+                for kind in kinds
+            }
+        }
 
     def _encode_once(self, inner: nn.Module, kind: str, media: list[Medium], device: torch.device) -> Any:
         distinct = list({id(m): m for m in media}.values())
@@ -160,7 +165,8 @@ class Batcher:
             fields["deepstack_features"] = [tuple(layer[i] for i in index) for layer in deep]
         return type(out)(**fields)
 
-    def _positions(self, prompt: EncodedPrompt) -> Tensor:
+    def positions(self, prompt: EncodedPrompt) -> Tensor:
+        """Rotary positions of a prompt's tokens: (3, n), or (1, n) without 3D positions."""
         positions = prompt.memo.get("positions")
         if positions is None:
             if self._rope is None:
@@ -181,7 +187,7 @@ def _joined(media: Sequence[Medium], device: torch.device) -> dict[str, Tensor]:
     return {name: torch.cat([m.features[name] for m in media]).to(device) for name in names}
 
 
-def completion_logprobs(
+def row_logprobs(
     model: nn.Module,
     batcher: Batcher,
     prompts: Sequence[EncodedPrompt],
@@ -190,7 +196,7 @@ def completion_logprobs(
     temperature: float = 1.0,
     fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of given completions, each under its own prompt.
+    """Log-probabilities of given completions, each under its own prompt, one sequence per row.
 
     Args:
         model: policy or reference, wrapped or not; the wrapper's forward is called.

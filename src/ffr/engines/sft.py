@@ -12,9 +12,10 @@ import torch
 
 from ffr.algorithms import nll_loss
 from ffr.config import Config
-from ffr.engines.batch import Batcher, completion_logprobs
+from ffr.engines.batch import Batcher
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import stop_ids
+from ffr.engines.packed import completion_logprobs
 from ffr.engines.trl.setup import STUDENT, EngineConfigError, Sink, TrainResult, load_student, lora_config
 from ffr.types import Observation
 

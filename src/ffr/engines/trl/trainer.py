@@ -22,9 +22,10 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ffr.config import Config
-from ffr.engines.batch import Batcher, completion_logprobs
+from ffr.engines.batch import Batcher
 from ffr.engines.encode import EncodedPrompt, Encoder
 from ffr.engines.hf import HFSampler
+from ffr.engines.packed import completion_logprobs
 from ffr.engines.trl import checkpoint as checkpoints
 from ffr.engines.trl.flow import FlowResult, GroupFlow, Question
 from ffr.engines.trl.metrics import SUM_NAMES, flow_sums, named_metrics
@@ -129,7 +130,7 @@ class FFRTrainer(GRPOTrainer):
         with self._scoring():
             micro = [self._micro(rows[at : at + size], normalizer) for at in range(0, len(rows), size)]
         if training:
-            self._sums += flow_sums(result)
+            self._sums.update(flow_sums(result))
             self._sums["prompt_tokens"] += sum(row.prompt.num_tokens for row in rows)
             self._sums["seconds/score"] += time.perf_counter() - started  # type: ignore[assignment]
             self._keep_traces(result, step + 1)
