@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ffr.config import LeakConfig
-from ffr.fix.leak_hidden import HIDDEN
 from ffr.fix.leak_claims import says_cause, says_number, says_order, says_polarity, states_content
+from ffr.fix.leak_hidden import HIDDEN
 from ffr.fix.leak_rules import Passage, make_passage, names_option, says_field_word, says_gold
 from ffr.fix.leak_target import Target, target_of
+from ffr.fix.leak_text import MAX_CHARS
 from ffr.fix.patch import MAX_MARKER_CHARS, MAX_MARKERS, MAX_RANGES, MAX_REGIONS
 from ffr.types import EvidencePatch, LeakFinding, LeakReport, Sample
 
@@ -63,8 +64,9 @@ def check_schema(patch: EvidencePatch, cfg: LeakConfig) -> LeakFinding:
     Returns:
         The finding.
     """
-    if len(patch.guidance) > cfg.max_guidance_chars:
-        reason = f"longer than {cfg.max_guidance_chars} characters"
+    limit = min(cfg.max_guidance_chars, MAX_CHARS)  # the other layers read no further
+    if len(patch.guidance) > limit:
+        reason = f"longer than {limit} characters"
         return LeakFinding("schema", True, "guidance", reason)
     counts = (
         ("key_frames", len(patch.key_frames), MAX_RANGES),

@@ -40,10 +40,13 @@ def split_clauses(text: str, topic: frozenset[str] = frozenset()) -> tuple[Claus
     result: list[Clause] = []
     for sentence in _SENTENCE.split(text):
         before = "start"
-        for part in sentence.split(","):
+        parts = sentence.split(",")
+        for part in parts:
             words = tokens(part)
             for piece in _split_that(words) if words else []:
                 kind = _kind(piece, before, topic)
+                if kind == "side" and len(parts) == 1 and _is_fragment(piece, topic):
+                    kind = "statement"  # "under the carpet." is an answer, not an instruction
                 result.append(Clause(tuple(piece), kind == "statement"))
                 before = kind
     return tuple(result)
@@ -51,6 +54,10 @@ def split_clauses(text: str, topic: frozenset[str] = frozenset()) -> tuple[Claus
 
 def _is(word: str, name: str) -> bool:
     return word in lexicon().lists[name]
+
+
+def _is_adverb(word: str) -> bool:
+    return word.endswith("ly") and word not in lexicon().imperatives
 
 
 def _split_that(words: list[str]) -> list[list[str]]:
@@ -66,7 +73,7 @@ def _kind(words: list[str], before: str, topic: frozenset[str]) -> str:
     if words[0] == "that" and len(words) > 2:
         return "pointer" if _points(words, topic) else "statement"
     body = list(words)
-    while body and (_is(body[0], "leading") or body[0].endswith("ly")):
+    while body and (_is(body[0], "leading") or _is_adverb(body[0])):
         body = body[1:]
     if not body:
         return before
@@ -83,6 +90,11 @@ def _kind(words: list[str], before: str, topic: frozenset[str]) -> str:
     return "pointer" if _points(body, topic) else "statement"
 
 
+def _is_fragment(words: list[str], topic: frozenset[str]) -> bool:
+    """A place named alone, as an answer to 'where' would be."""
+    return _is(words[0], "place_prepositions") and not _points(words, topic) and len(words) > 1
+
+
 def _looks_imperative(body: list[str]) -> bool:
     """'Sketch the path': a bare verb, which no list knows in full, and then an object."""
     first = body[0]
@@ -92,7 +104,7 @@ def _looks_imperative(body: list[str]) -> bool:
 
 def _points(body: list[str], topic: frozenset[str]) -> bool:
     """'The decisive contact happens near the end': a place is named and nothing is said of it."""
-    if not any(_is(word, "meta") and stem(word) not in topic for word in body[:5]):
+    if not any(_is(word, "meta") and stem(word) not in topic for word in body[:4]):
         return False
     for index, word in enumerate(body):
         if _is(word, "be") and index + 1 < len(body):

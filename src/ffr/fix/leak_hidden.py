@@ -8,6 +8,7 @@ import codecs
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 from ffr.fix.leak_rules import Passage
@@ -70,9 +71,9 @@ def option_letter(passage: Passage, target: Target) -> str:
 def other_language(passage: Passage, target: Target) -> str:
     """Words of another language, or letters of another script, that the question does not use."""
     for char in unicodedata.normalize("NFKC", passage.raw):
-        if char.isalpha() and not unicodedata.name(char, "").startswith("LATIN"):
-            if fold(char) not in target.question and not any(char in word for word in target.question):
-                return "letters of another script"
+        foreign = char.isalpha() and not unicodedata.name(char, "").startswith("LATIN")
+        if foreign and not any(fold(char) in word for word in target.question):
+            return "letters of another script"
     words = [word for word in tokens(passage.folded) if word not in target.question]
     lists = lexicon().lists
     plain = lexicon().neutral | lexicon().function
@@ -135,8 +136,8 @@ def _readings(folded: str, target: Target) -> Iterable[str]:
     known = lexicon().neutral | lexicon().function | lexicon().imperatives
     for compound in re.findall(r"[a-z]+(?:[-_./][a-z]+)+", folded):
         yield re.sub(r"[^a-z]", "", compound)
-    for left, right in zip(words, words[1:], strict=False):
-        if left not in known or right not in known:
+    for left, right in pairwise(words):
+        if not {left, right} <= known and not {left, right} & target.option_words:
             yield left + right
     for word in words:
         if word not in known and word not in target.question:
@@ -167,7 +168,8 @@ def encoded(passage: Passage, target: Target) -> str:
             if reading.strip() in goals or any(word in goals for word in tokens(reading)):
                 return "an encoded answer"
     if re.search(
-        r"\b[A-Za-z0-9+/]{2,}={1,2}(?!\w)|\b(?:[01]{6,8}\s*){2,}|(?:[.\-]{1,5} ){3,}|\\u[0-9a-f]{4}|&#\d+|%[0-9a-fA-F]{2}|\b0x[0-9a-f]+",
+        r"\b[A-Za-z0-9+/]{2,}={1,2}(?!\w)|\b(?:[01]{6,8}\s*){2,}|(?:[.\-]{1,5} ){3,}"
+        r"|\\u[0-9a-f]{4}|&#\d+|%[0-9a-fA-F]{2}|\b0x[0-9a-f]+",
         passage.raw,
     ):
         return "an encoded answer"

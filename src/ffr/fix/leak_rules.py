@@ -1,20 +1,21 @@
-"""The lexical layers of the leak gate: each reads one field's text and says what it gives away, or nothing."""
+"""Layers of the leak gate that look for the answer's own words: options, gold answer, and their field."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ffr.fix.leak_clauses import Clause, split_clauses
 from ffr.fix.leak_target import Target
-from ffr.fix.leak_text import Category, content, fold, lexicon, pattern, stem, stems, strip_references, tokens
+from ffr.fix.leak_text import MAX_CHARS, Category, fold, lexicon, stem, stems, strip_references, tokens
 
 _NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
 _NEUTRAL_WEIGHT: Final = 0.4
 """Of a word that instructions use anyway; a word that only the answer brings in weighs 1."""
 _NAMED: Final = 0.5
+_ALL_USUAL: Final = 0.67
+"""Share of an option that everyday words alone must cover to name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def make_passage(field: str, raw: str, target: Target) -> Passage:
     )
     return Passage(
         field=field,
-        raw=raw,
+        raw=raw[:MAX_CHARS],
         folded=folded,
         plain=plain,
         words=tuple(tokens(plain)),
@@ -62,17 +63,14 @@ def make_passage(field: str, raw: str, target: Target) -> Passage:
     )
 
 
-def _near(stems_wanted: frozenset[str]) -> frozenset[str]:
-    clusters = lexicon().clusters
-    return stems_wanted.union(*(clusters.get(item, frozenset()) for item in stems_wanted))
-
-
 def _mention(mark: frozenset[str], said: frozenset[str], target: Target) -> float:
     """How much of an option (or the gold answer) is said, 0..1; a telling word alone is enough."""
     if not target.listed:
         mark = mark - target.question_stems or mark
         said = said - target.question_stems
-    neutral = lexicon().neutral_stems | lexicon().imperatives | stems(lexicon().lists["places"]) | target.common
+    neutral = (
+        lexicon().neutral_stems | lexicon().imperatives | stems(lexicon().lists["places"]) | target.common
+    )
     weights = {item: _NEUTRAL_WEIGHT if item in neutral else 1.0 for item in mark}
     hit = [
         item for item in mark if item in said or lexicon().clusters.get(item, frozenset()) & said - neutral
@@ -82,7 +80,8 @@ def _mention(mark: frozenset[str], said: frozenset[str], target: Target) -> floa
         return 0.0
     if any(weights[item] == 1.0 and len(item) > 1 for item in hit):
         return max(_NAMED, sum(weights[item] for item in hit) / total)
-    return sum(weights[item] for item in hit) / total
+    share = sum(weights[item] for item in hit) / total
+    return share if share >= _ALL_USUAL else 0.0
 
 
 def names_option(passage: Passage, target: Target) -> str:
@@ -112,7 +111,11 @@ def _said(passage: Passage, target: Target) -> frozenset[str]:
         for word in clause.words:
             item = stem(word)
             usual = item in lex.neutral_stems
-            if usual and item in single and (asking or item == verb or (item in target.wordy and not telling)):
+            if (
+                usual
+                and item in single
+                and (asking or item == verb or (item in target.wordy and not telling))
+            ):
                 continue
             if word in lex.function and item not in target.guarded:
                 continue
@@ -154,17 +157,34 @@ def _one_edit(left: str, right: str) -> bool:
 
 
 _DIRECTIONS: Final = frozenset(
-    {"horizontal", "vertical", "depth", "rel_order", "abs_order", "middle", "change", "same", "enter"}
+    {
+        "horizontal",
+        "vertical",
+        "height",
+        "depth",
+        "rel_order",
+        "abs_order",
+        "middle",
+        "change",
+        "same",
+        "enter",
+    }
 )
 """Fields whose words are also everyday function words."""
 
 
 def says_field_word(passage: Passage, target: Target) -> str:
     """A word of the field that the answer lies in: another colour, a direction, an animal."""
+    if not target.categories:
+        return ""
+    told = any(clause.states for clause in passage.clauses)
+    balanced = not told and _all_named(_said(passage, target), target)  # "compare the red and the blue cube"
     for category in target.categories:
         for clause in passage.clauses:
             for index, word in enumerate(clause.words):
                 if target.allows(word) or (index == 0 and word in lexicon().imperatives):
+                    continue
+                if balanced and stem(word) in target.guarded:
                     continue
                 if _is_field_word(word, category, clause, target):
                     return f"a word of the answer's field ({category.name})"
@@ -179,11 +199,11 @@ def _is_field_word(word: str, category: Category, clause: Clause, target: Target
     if word in category.soft:
         return clause.states
     if word in category.cues:
-        return word not in lex.neutral or clause.states
+        return clause.states or (word not in lex.neutral and word not in lex.lists["places"])
     if word not in category.words:
         return False
     if category.name in _DIRECTIONS:
         return True
     if word in lex.function or word in lex.imperatives:
         return False
-    return word not in lex.neutral or clause.states
+    return clause.states or (word not in lex.neutral and word not in lex.lists["places"])

@@ -11,7 +11,7 @@ from ffr.types import ProblemType, Sample
 
 _POLAR_START = re.compile(r"^(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would)\b")
 _COUNTS = re.compile(
-    r"\bhow (?:many|much|often|long|old|tall|heavy|far|fast)\b|\bnumber of\b|\bwhat number\b|\bcount\b|\bscore\b|\bhow big\b"
+    r"\bhow (?:many|much|often|long|old|tall|heavy|far|fast|big)\b|\bnumber of\b|\bwhat number\b|\bcount\b"
 )
 _TIME_LIKE = re.compile(r"\d+:\d{2}|\d\s*(?:s|sec|seconds?)\b|\bframes?\s*\d|\bseconds?\b")
 _NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
@@ -139,7 +139,7 @@ def target_of(sample: Sample) -> Target:
 def _signatures(texts: list[str]) -> list[frozenset[str]]:
     """Stems of each option that not all options share; whole words where nothing else is left."""
     full = [stems(tokens(text)) for text in texts]
-    shared = frozenset.intersection(*full) if len(full) > 1 else frozenset[str]()
+    shared: frozenset[str] = full[0].intersection(*full[1:]) if len(full) > 1 else frozenset[str]()
     marks: list[frozenset[str]] = []
     for text, everything in zip(texts, full, strict=True):
         meaningful = stems(signature_words(tokens(text))) - shared
@@ -151,7 +151,8 @@ def _gold_signature(
     gold: str, marks: list[frozenset[str]], texts: list[str], question_stems: frozenset[str]
 ) -> frozenset[str]:
     if texts:
-        return next((mark for mark, text in zip(marks, texts, strict=True) if text == gold), frozenset())
+        found = [mark for mark, text in zip(marks, texts, strict=True) if text == gold]
+        return found[0] if found else frozenset[str]()
     words = tokens(gold)
     return (stems(signature_words(words)) - question_stems) or stems(content(words)) or stems(words)
 
@@ -159,10 +160,7 @@ def _gold_signature(
 def signature_words(words: list[str]) -> list[str]:
     """Content words, and the prepositions that tell one place from another."""
     function = lexicon().function
-    return [word for word in words if word not in function or word in _PLACES]
-
-
-_PLACES = frozenset("under over above below behind beside inside outside beneath between onto off up down".split())
+    return [word for word in words if word not in function or word in lexicon().lists["where"]]
 
 
 def _is_numeric(problem_type: ProblemType, question: str, answers: list[str]) -> bool:
@@ -198,6 +196,13 @@ def _categories_in_play(
         members = [_members(category, tokens(text), distinguishing) for text in answers]
         if (asked and (not marks or any(members))) or _enough(members):
             chosen.append(category)
+    names = {category.name for category in chosen}
+    if names & {"horizontal", "height", "depth"} and "middle" not in names:
+        chosen += [
+            c
+            for c in lexicon().categories
+            if c.name == "middle" and any(_members(c, tokens(t), distinguishing) for t in answers)
+        ]
     return tuple(chosen)
 
 
@@ -208,7 +213,11 @@ _ASKABLE = frozenset(
 
 
 def _members(category: Category, words: list[str], distinguishing: frozenset[str]) -> frozenset[str]:
-    known = category.words | category.soft if category.name in {"vertical", "rel_order", "abs_order"} else category.words
+    known = (
+        category.words | category.soft
+        if category.name in {"vertical", "height", "rel_order", "abs_order"}
+        else category.words
+    )
     return frozenset(word for word in words if word in known and stem(word) in distinguishing)
 
 

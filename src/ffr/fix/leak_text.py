@@ -60,6 +60,10 @@ class Lexicon:
     imperatives: frozenset[str]
     neutral: frozenset[str]
     neutral_stems: frozenset[str]
+    weak_stems: frozenset[str]
+    """Neutral stems, imperatives and usual places: naming one of them says little of an option."""
+    prop_stems: frozenset[str]
+    """Neutral stems and everyday things that an instruction may point at."""
     categories: tuple[Category, ...]
     clusters: dict[str, frozenset[str]]
     """Stem to the stems of its near-synonyms."""
@@ -78,9 +82,9 @@ def lexicon() -> Lexicon:
     raw = _raw()
     clusters: dict[str, frozenset[str]] = {}
     for line in raw["clusters"]:
-        stems = frozenset(stem(word) for word in line.split())
-        for member in stems:
-            clusters[member] = clusters.get(member, frozenset()) | stems
+        group = stems(line.split())
+        for member in group:
+            clusters[member] = clusters.get(member, frozenset[str]()) | group
     categories = tuple(
         Category(
             name=name,
@@ -92,12 +96,25 @@ def lexicon() -> Lexicon:
         for name, entry in raw["categories"].items()
     )
     neutral = frozenset(raw["neutral"].split())
-    known = {"function", "imperatives", "neutral", "categories", "clusters", "irregular", "idioms", "cues", "patterns"}
+    neutral_stems, places = stems(neutral), stems(raw["places"].split())
+    known = {
+        "function",
+        "imperatives",
+        "neutral",
+        "categories",
+        "clusters",
+        "irregular",
+        "idioms",
+        "cues",
+        "patterns",
+    }
     return Lexicon(
         function=frozenset(raw["function"].split()),
         imperatives=frozenset(raw["imperatives"].split()),
         neutral=neutral,
-        neutral_stems=frozenset(stem(word) for word in neutral),
+        neutral_stems=neutral_stems,
+        weak_stems=neutral_stems | frozenset(raw["imperatives"].split()) | places,
+        prop_stems=neutral_stems | places | stems(raw["scene"].split()),
         categories=categories,
         clusters=clusters,
         lists={name: frozenset(text.split()) for name, text in raw.items() if name not in known},
@@ -117,6 +134,7 @@ def fold(text: str) -> str:
     plain = plain.replace("\u2019", "'").replace("\u2018", "'")
     for dash in "\u2010\u2011\u2012\u2013\u2014\u2212":
         plain = plain.replace(dash, "-")
+    plain = re.sub(r"\bnext to\b", "beside", plain, flags=re.IGNORECASE)
     decomposed = unicodedata.normalize("NFD", plain)
     kept = "".join(c for c in decomposed if unicodedata.category(c) not in {"Mn", "Cf", "Me"})
     return kept.translate(_HOMOGLYPHS_UPPER).casefold().translate(_HOMOGLYPHS)
@@ -195,6 +213,7 @@ def content(words: Iterable[str]) -> list[str]:
     return [word for word in words if word not in function]
 
 
+@lru_cache(maxsize=32)
 def pattern(name: str) -> re.Pattern[str]:
     """A compiled expression of the lexicon's `patterns`.
 
@@ -207,6 +226,7 @@ def pattern(name: str) -> re.Pattern[str]:
     return _compiled(_raw()["patterns"][name])
 
 
+@lru_cache(maxsize=8)
 def pattern_pairs(name: str) -> tuple[tuple[re.Pattern[str], str], ...]:
     """Compiled (expression, text) pairs of the lexicon: `idioms` with replacements, `cues` with reasons.
 
@@ -225,13 +245,14 @@ def _compiled(source: str) -> re.Pattern[str]:
     return re.compile(source)
 
 
-_ORDINARY: Final = frozenset("before after first second one close right onc sam different left other".split())
-"""Answers of one word that are part of real instruction idioms; those stay idioms."""
-
-
 def _replace_idiom(replacement: str, guarded: frozenset[str], hit: re.Match[str]) -> str:
-    told = (stems(tokens(hit[0])) & guarded) - _ORDINARY
-    return hit[0] if told - lexicon().neutral_stems or len(told) > 1 or told & {"slow", "speed"} else replacement
+    # Answers of one word that are part of real instruction idioms ("before and after") stay idioms.
+    told = (stems(tokens(hit[0])) & guarded) - lexicon().lists["ordinary"]
+    return (
+        hit[0]
+        if told - lexicon().neutral_stems or len(told) > 1 or told & {"slow", "speed"}
+        else hit.expand(replacement)
+    )
 
 
 def strip_references(

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 MAX_TOKEN_CHARS = 200
@@ -121,10 +122,9 @@ def rouge_tokens(text: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _rouge() -> tuple[Any, Any]:
     # Imported on first use: nltk pulls scipy in, which takes seconds that MCQ data never needs.
-    from nltk.stem.porter import PorterStemmer
-    from rouge_score.tokenize import tokenize
-
-    return tokenize, lru_cache(maxsize=65_536)(PorterStemmer().stem)
+    porter: Any = import_module("nltk.stem.porter")
+    rouge: Any = import_module("rouge_score.tokenize")
+    return rouge.tokenize, lru_cache(maxsize=65_536)(porter.PorterStemmer().stem)
 
 
 def rouge_mean(reference: str, hypothesis: str, *, skip_empty_bigrams: bool = False) -> float:
