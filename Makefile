@@ -3,6 +3,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@touch $@
 
 demo: $(STAMP) ## trains a tiny student on real video files, prints the table, writes the trace page
-	$(BIN)/ffr demo
+	$(BIN)/ffr demo $(DEMO_ARGS)
 
 test: $(STAMP) ## runs the whole test suite
 	@bash scripts/system_packages.sh

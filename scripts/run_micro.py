@@ -57,7 +57,9 @@ class ResultSink:
         repairs = values.get("fix/repaired", 0.0) + values.get("fix/still_wrong", 0.0)
         self.rollouts += self.per_step + round(repairs)
         row = {"kind": "train", "arm": self.arm, "seed": self.seed, "step": step, "rollouts": self.rollouts}
-        kept = {k: round(v, 6) for k, v in values.items() if k.split("/")[0] in ("find", "fix", "reason", "train")}
+        kept = {
+            k: round(v, 6) for k, v in values.items() if k.split("/")[0] in ("find", "fix", "reason", "train")
+        }
         append(self.path, {**row, **kept})
 
     def traces(self, step: int, traces: Sequence[Trace]) -> None:
@@ -78,7 +80,12 @@ def config_for(arm: str, seed: int, args: argparse.Namespace) -> Config:
     tree = demo_settings().model_dump()
     steps = args.grpo_steps if arm == "grpo" else args.steps
     shared = {
-        "train": {"seed": seed, "max_steps": steps, "save_every": 10_000, "learning_rate": args.learning_rate},
+        "train": {
+            "seed": seed,
+            "max_steps": steps,
+            "save_every": 10_000,
+            "learning_rate": args.learning_rate,
+        },
         "data": {"seed": seed, "num_samples": None},
         "report": {"output_dir": args.work / f"{arm}_{seed}", "display": "none"},
     }
@@ -125,7 +132,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--grpo-steps", type=int, default=120, help="more steps: grpo spends no rollouts on repairs")
+    parser.add_argument(
+        "--grpo-steps", type=int, default=120, help="more steps: grpo spends no rollouts on repairs"
+    )
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--questions", type=int, default=300, help="held-out questions per evaluation")
     parser.add_argument("--student", type=Path, default=Path("src/ffr/assets/micro-student"))

@@ -24,7 +24,7 @@ def shown(display, *, terminal, steps=3, summary=None):
     for step in range(1, steps + 1):
         sink.metrics(step, STEP)
         sink.traces(step, ())
-    sink.finish({"final_accuracy": 0.875} if summary is None else summary)
+    sink.finish({"reason/final_accuracy": 0.875, "fix/images": 3.0} if summary is None else summary)
     sink.close()
     return out.getvalue()
 
@@ -34,7 +34,7 @@ def test_plain_prints_one_line_a_step():
     assert len(lines) == 4
     assert lines[0].startswith("step 1/10  first 50%  asked 25%  repaired 75%  loss 0.1235  ETA -")
     assert re.search(r"^step 3/10 .* ETA \d+:\d\d$", lines[2])
-    assert lines[3] == "done: final_accuracy 0.875"
+    assert lines[3] == "done: reason/final_accuracy 0.875"
 
 
 def test_rich_outside_a_terminal_is_plain():

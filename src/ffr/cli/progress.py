@@ -20,6 +20,9 @@ COLUMNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """Heading, format, and the metric's names, the first that a step has: first-pass accuracy, intervention
 rate, share of repairs that succeeded, loss."""
 
+SUMMARY = ("steps", "reason/final_accuracy", "reason/reward_mean", "train/kl")
+"""What the last line of a run shows of its last step; metrics.jsonl has everything."""
+
 
 class RichProgress:
     """A sink (see `ffr.engines.Sink`) that shows step, accuracy, interventions, repairs, loss and ETA.
@@ -70,11 +73,12 @@ class RichProgress:
         """Nothing: traces are for the run directory."""
 
     def finish(self, summary: Mapping[str, float]) -> None:
-        """Takes the bar down and prints the summary's numbers on one line."""
+        """Takes the bar down and prints the summary's main numbers on one line; metrics.jsonl has all."""
         self.close()
         if self.display == "none":
             return
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in summary.items() if math.isfinite(value))
+        shown = {name: summary[name] for name in SUMMARY if math.isfinite(summary.get(name, math.nan))}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         self.console.print(f"done: {numbers}" if numbers else "done", highlight=False, soft_wrap=True)
 
     def close(self) -> None:

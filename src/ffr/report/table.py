@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ffr.report.metrics import metric, nanmean, read_metrics
@@ -102,9 +103,12 @@ def table_cells(run_dir: Path | str, *, num_windows: int = 8) -> tuple[list[str]
 def summary_table(run_dir: Path | str, *, num_windows: int = 8) -> Table:
     """The find/fix/reason table of a run, for `rich.print`."""
     headings, rows = table_cells(run_dir, num_windows=num_windows)
-    table = Table(title="find, fix, reason", title_style="bold", caption=None if rows else "no metrics yet")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "steps" else "right", no_wrap=True)
+    caption = None if rows else "no metrics yet"
+    table = Table(title="find, fix, reason", title_style="bold", caption=caption, box=SIMPLE_HEAD)
+    for i, heading in enumerate(headings):
+        # Numbers stay whole on a narrow terminal; headings may wrap.
+        widest = max((len(row[i]) for row in rows), default=0)
+        table.add_column(heading, justify="right" if i else "left", min_width=widest)
     for row in rows:
         table.add_row(*row)
     return table

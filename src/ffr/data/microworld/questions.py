@@ -76,25 +76,39 @@ def answer_value(world: World, slot: int) -> str | None:
     return COLOURS[int(world.colour[key, slot])]
 
 
-def make_question(world: World, rng: np.random.Generator) -> Question:
-    """Returns the timeline's question with shuffled options."""
-    values = {
-        "counting": ("1", "2", "3", "4"),
-        "dynamics": DIRECTIONS,
-        "temporal": SHAPES,
-        "spatial": CELLS,
-        "attribute": COLOURS,
-        "logic": SHAPES,
-    }[world.kind]
+_PLACES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "counting": (("1",), ("2",), ("3",), ("4",)),
+    "dynamics": tuple((word,) for word in DIRECTIONS),
+    "temporal": tuple((word,) for word in SHAPES),
+    "spatial": (("northwest", "north"), ("northeast",), ("southwest", "south"), ("southeast",)),
+    "attribute": (("red",), ("green", "blue"), ("yellow",), ("purple",)),
+    "logic": tuple((word,) for word in SHAPES),
+}
+"""Which values may stand at A, B, C and D when options are not shuffled."""
+
+
+def make_question(world: World, rng: np.random.Generator, *, shuffle_options: bool = False) -> Question:
+    """Returns the timeline's question with four options, one of them right.
+
+    Args:
+        world: The timeline.
+        rng: Chooses the wrong options.
+        shuffle_options: Options in random order. By default a value always has the same letter: the
+            tiny student is to find evidence, and reading a list is a skill of its own.
+    """
     gold = answer_value(world, world.key_slot)
     assert gold is not None, "the generator makes the key slot answer the question"
-    wrong = [value for value in values if value != gold]
-    options = [gold, *(wrong[i] for i in rng.permutation(len(wrong))[: len(LETTERS) - 1])]
-    shuffled = tuple(options[i] for i in rng.permutation(len(options)))
+    places = _PLACES[world.kind]
+    if shuffle_options:
+        wrong = [value for place in places for value in place if value != gold]
+        chosen = [gold, *(wrong[i] for i in rng.permutation(len(wrong))[: len(LETTERS) - 1])]
+        options = tuple(chosen[i] for i in rng.permutation(len(chosen)))
+    else:
+        options = tuple(gold if gold in place else place[int(rng.integers(len(place)))] for place in places)
     return Question(
         text=question_text(world),
-        options=shuffled,
-        answer=LETTERS[shuffled.index(gold)],
+        options=options,
+        answer=LETTERS[options.index(gold)],
         evidence=make_evidence(world),
     )
 

@@ -135,5 +135,7 @@ def render_frames(world: World, frames: npt.ArrayLike | None = None, *, tile_px:
         cells = world.cell[index, at]
         tiles[shown, cells] = tiles[shown, cells] * (1 - sprites[..., 3:]) + sprites[..., :3]
     grid = tiles.reshape(len(wanted), NUM_ROWS, NUM_COLUMNS, tile_px, tile_px, 3)
-    image = grid.transpose(0, 1, 3, 2, 4, 5).reshape(len(wanted), NUM_ROWS * tile_px, NUM_COLUMNS * tile_px, 3)
+    image = grid.transpose(0, 1, 3, 2, 4, 5).reshape(
+        len(wanted), NUM_ROWS * tile_px, NUM_COLUMNS * tile_px, 3
+    )
     return np.clip(image * 255.0 + 0.5, 0, 255).astype(np.uint8)

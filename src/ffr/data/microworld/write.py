@@ -15,7 +15,17 @@ import numpy as np
 
 from ffr.data.microworld.questions import Question, make_question
 from ffr.data.microworld.render import Pixels, render_frames
-from ffr.data.microworld.world import CELLS, COLOURS, DIRECTIONS, FPS, KINDS, SHAPES, World, sample_world, world_rng
+from ffr.data.microworld.world import (
+    CELLS,
+    COLOURS,
+    DIRECTIONS,
+    FPS,
+    KINDS,
+    SHAPES,
+    World,
+    sample_world,
+    world_rng,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class MicroWorld:
     """Where a written MicroWorld lies.
 
     Example:
-        >>> MicroWorld(root=Path("world"), train=Path("world/train.json"), test=Path("world/test.json")).train.name
+        >>> root = Path("world")
+        >>> MicroWorld(root=root, train=root / "train.json", test=root / "test.json").train.name
         'train.json'
     """
 

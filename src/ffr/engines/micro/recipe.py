@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from ffr.algorithms import nll_loss
-from ffr.data.microworld.world import CELLS, COLOURS, DIRECTIONS, NUM_SLOTS, SHAPES
 from ffr.engines.micro.rows import Row, RowMaker, collate
 from ffr.engines.micro.stream import Demonstration, demonstrate, visual_batch
 from ffr.engines.micro.student import StudentSize, build_model, build_processor, build_tokenizer
@@ -52,8 +51,8 @@ class Recipe:
 
     vision_steps: int = 250
     describe_steps: int = 500
-    answer_steps: int = 900
-    habit_steps: int = 300
+    answer_steps: int = 500
+    habit_steps: int = 250
     """Last steps, with a demonstrator of `skill`."""
     batch_size: int = 32
     skill: float = 0.35
@@ -237,10 +236,8 @@ def run(recipe: Recipe, out: Path, log: Path | None = None, work: Path | None = 
         start.begin(phase)
         if phase == "name_tiles":
             start.name_tiles()
-        elif phase == "describe":
-            start.teach(phase, recipe.describe_steps)
-        elif phase == "answer":
-            start.teach(phase, recipe.answer_steps)
+        elif phase != "habit":
+            start.teach(phase, getattr(recipe, f"{phase}_steps"))
         else:
             start.teach(phase, recipe.habit_steps, skill=recipe.skill, decay=True)
         if state:

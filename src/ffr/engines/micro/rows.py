@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ffr.engines.micro.stream import Demonstration, demonstrate, describe_slot, 
 from ffr.engines.micro.student import TAG_TOKENS
 from ffr.fix.oracle import GUIDANCE, error_type_of
 from ffr.observe.prompt import render_patch, render_prompt, user_text
-from ffr.types import EvidencePatch, Observation, Option, ProblemType, Sample, SpatialRegion
+from ffr.types import ErrorType, EvidencePatch, Observation, Option, ProblemType, Sample, SpatialRegion
 
 NUM_VISUAL = 48
 _LOOKS = 3
@@ -47,17 +47,28 @@ class Row:
     targets: tuple[int, ...]
 
 
-def oracle_patch(demo: Demonstration) -> EvidencePatch:
+_CORPUS_GUIDANCE = {
+    ErrorType.ATTRIBUTE: "Look closely at the object in these frames.",
+    ErrorType.COUNTING: "Count again, one frame after another.",
+    ErrorType.DYNAMICS: "Follow the motion from frame to frame.",
+    ErrorType.TEMPORAL: "Check the order of the events again.",
+    ErrorType.SPATIAL: "Compare the positions in these frames.",
+    ErrorType.LOGIC: "Check each condition in these frames.",
+}
+"""Frozen wording for the tokenizer: its words must not move when the oracle's sentences are reworded."""
+
+
+def oracle_patch(demo: Demonstration, guidance: Mapping[ErrorType, str] = GUIDANCE) -> EvidencePatch:
     """The patch that the oracle teacher gives for this question."""
     kind = error_type_of(demo.world.kind)
     frames = slot_frames(demo.world.key_slot)
     regions = tuple(SpatialRegion(frames=frames, box=box) for box in demo.question.evidence.boxes)
     return EvidencePatch(
-        error_types=(kind,), key_frames=(frames,), spatial_regions=regions, guidance=GUIDANCE[kind]
+        error_types=(kind,), key_frames=(frames,), spatial_regions=regions, guidance=guidance[kind]
     )
 
 
-def student_text(demo: Demonstration) -> str:
+def student_text(demo: Demonstration, guidance: Mapping[ErrorType, str] = GUIDANCE) -> str:
     """The user text of a demonstration, patch included when it has one."""
     options = tuple(Option(LETTERS[i], text) for i, text in enumerate(demo.question.options))
     sample = Sample(
@@ -71,7 +82,7 @@ def student_text(demo: Demonstration) -> str:
     prompt = render_prompt(sample, (), style="brief", state_frames=False)
     obs = Observation(sample_uid=sample.uid, frames=(), prompt=prompt, view_id="", prompt_style="brief")
     if demo.patched:
-        obs = replace(obs, patch_text=render_patch(oracle_patch(demo), obs))
+        obs = replace(obs, patch_text=render_patch(oracle_patch(demo, guidance), obs))
     return user_text(obs)
 
 
@@ -98,8 +109,10 @@ class RowMaker:
         """Prompts and completions from which the tokenizer learns its words."""
         rng = np.random.default_rng([seed, 2])
         for index in range(3000):
-            demo = demonstrate(rng, index=index, seed=seed + 1, skill=0.3, patched=index % 2 == 0)
-            text = f"user\n{student_text(demo)}\nassistant\n{demo.completion}"
+            demo = demonstrate(
+                rng, index=index, seed=seed + 1, skill=0.3, patched=index % 2 == 0, shuffle_options=True
+            )
+            text = f"user\n{student_text(demo, _CORPUS_GUIDANCE)}\nassistant\n{demo.completion}"
             for tag in TAG_TOKENS:
                 text = text.replace(tag, "\n")
             yield text

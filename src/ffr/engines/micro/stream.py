@@ -76,7 +76,15 @@ def slot_frames(slot: int) -> tuple[int, int]:
     return slot * per_slot + 1, (slot + 1) * per_slot
 
 
-def demonstrate(rng: np.random.Generator, *, index: int, seed: int, skill: float, patched: bool) -> Demonstration:
+def demonstrate(
+    rng: np.random.Generator,
+    *,
+    index: int,
+    seed: int,
+    skill: float,
+    patched: bool,
+    shuffle_options: bool = False,
+) -> Demonstration:
     """Returns demonstration `index` of the stream.
 
     Args:
@@ -85,10 +93,11 @@ def demonstrate(rng: np.random.Generator, *, index: int, seed: int, skill: float
         seed: Of the stream.
         skill: Probability of looking at the right place without a patch.
         patched: Whether a truthful patch is in view.
+        shuffle_options: See `make_question`.
     """
     world_seed = world_rng("demonstrations", seed=seed, index=index)
     world = sample_world(world_seed, KINDS[index % len(KINDS)])
-    question = make_question(world, world_seed)
+    question = make_question(world, world_seed, shuffle_options=shuffle_options)
     slot = world.key_slot
     if not patched and rng.random() >= skill:
         slot = int(rng.integers(NUM_SLOTS))
