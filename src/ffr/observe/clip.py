@@ -15,6 +15,7 @@ from ffr.observe.cache import CachedClip
 from ffr.observe.errors import MediaError
 from ffr.observe.frames import Pixels, fit_size, make_frame, resize, uniform_indices
 from ffr.observe.video import DEFAULT_LIMITS, ClipIndex, DecodeLimits, check_file, decode_frames, index_video
+from ffr.observe.worker import decode_isolated
 from ffr.types import Frame, Sample
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -111,8 +112,9 @@ def load_clip(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits = DEFAULT
     Raises:
         MediaError: If the media can't be shown.
     """
+    decode = decode_isolated if limits.isolate else decode_clip
     if cfg.cache_dir is None:
-        return decode_clip(sample, cfg, limits)
+        return decode(sample, cfg, limits)
     check_file(sample.video, limits)
     settings = (
         is_image(sample.video, sample.media_type),
@@ -130,7 +132,7 @@ def load_clip(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits = DEFAULT
     except ValueError:
         clip, damaged = None, ("cache_damaged",)
     if clip is None:
-        clip = decode_clip(sample, cfg, limits)
+        clip = decode(sample, cfg, limits)
         cache.store(path, clip)
     return CachedClip(clip.frames, clip.duration_s, (*clip.notes, *damaged))
 

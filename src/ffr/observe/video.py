@@ -54,6 +54,8 @@ class DecodeLimits:
     """Wall time of one file in this process, looked at between packets; more is `timeout`."""
     threads: int = 2
     """Threads of the decoder."""
+    isolate: bool = False
+    """Decode in a process of its own, killed after `timeout_s` (`ffr.observe.worker`); for hostile files."""
 
 
 DEFAULT_LIMITS = DecodeLimits()
