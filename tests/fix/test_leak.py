@@ -71,7 +71,7 @@ def test_confusion_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert alarmed["clean"] / total["clean"] <= 0.05
     scenarios = {"counting", "dynamics", "temporal", "spatial", "attribute", "logic"}
     assert {(s, label) for s in scenarios for label in total} <= set(by_scenario)
-    assert sum(total.values()) >= 300
+    assert sum(total.values()) >= 1000
 
 
 MICRO = (

@@ -20,7 +20,7 @@ def cue(passage: Passage, target: Target) -> str:
     """Phrases that point at an option, spell the answer, or paraphrase it."""
     for expression, reason in pattern_pairs("cues"):
         hit = expression.search(passage.plain)
-        if hit and not _asked(hit.group(), target):
+        if hit and not _asked(hit.group(), target) and not _measures(hit.group(), target):
             return reason
     return _single_frame(passage)
 
@@ -35,6 +35,20 @@ def _single_frame(passage: Passage) -> str:
         if states or {"exactly", "precisely", "only"} & set(words):
             return "points at a single frame"
     return ""
+
+
+_MEASURE = re.compile(r"^(colou?r|shade|hue|tone|shape|size|number|count) of\b")
+
+
+def _measures(phrase: str, target: Target) -> bool:
+    """'The size of a tile' paraphrases a size, but is a help where a distance is asked for."""
+    measure = _MEASURE.match(phrase)
+    if not measure:
+        return False
+    names = {category.name for category in target.categories} | (
+        {"number", "count"} if target.numeric else set()
+    )
+    return measure[1] not in names and measure[1] not in target.question
 
 
 def _asked(phrase: str, target: Target) -> bool:

@@ -84,7 +84,8 @@ def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], 
     question = fold(question_text)
     question_words = tokens(question)
     texts = [fold(text) for _, text in options]
-    gold_text = next((fold(text) for label, text in options if label == answer), fold(answer))
+    given = answer.strip(" ().").casefold()
+    gold_text = next((fold(text) for label, text in options if label.casefold() == given), fold(answer))
     marks = _signatures(texts)
     gold_marks = _gold_signature(gold_text, marks, texts, stems(question_words))
     answers = texts or [gold_text]
@@ -96,7 +97,7 @@ def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], 
         question=frozenset(question_words),
         question_stems=question_stems,
         labels=frozenset(label.casefold() for label, _ in options),
-        gold_label=answer.casefold() if options else "",
+        gold_label=given if options else "",
         guarded=frozenset[str]().union(*marks, gold_marks),
         gold=gold_marks,
         options=tuple(marks),
