@@ -45,9 +45,9 @@ def _measures(phrase: str, target: Target) -> bool:
     measure = _MEASURE.match(phrase)
     if not measure:
         return False
-    names = {category.name for category in target.categories} | (
-        {"number", "count"} if target.numeric else set()
-    )
+    names = {category.name for category in target.categories}
+    if target.numeric:
+        names |= {"number", "count"}
     return measure[1] not in names and measure[1] not in target.question
 
 
