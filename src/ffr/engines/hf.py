@@ -226,6 +226,7 @@ class _DecodeState:
         self.positions = self.positions[rows]
 
     def step(self, model: nn.Module, batcher: Batcher, tokens: Tensor) -> Tensor:
+        """Logits of the next token of each row, shape (rows, vocabulary), after one token each."""
         self.width += 1
         out = model(
             input_ids=tokens[:, None],

@@ -53,49 +53,62 @@ def sft(
         EncodeError: a pair cannot be shown to the student.
     """
     from accelerate import Accelerator
-    from transformers import get_scheduler
 
     steps = _length(cfg, pairs, total_steps)
-    accelerator = Accelerator(
-        cpu=cfg.train.cpu, mixed_precision="bf16" if cfg.model.dtype == "bfloat16" else "no"
-    )
+    precision = "bf16" if cfg.model.dtype == "bfloat16" else "no"
+    accelerator = Accelerator(cpu=cfg.train.cpu, mixed_precision=precision)
     torch.manual_seed(cfg.train.seed)
     if model is None:
-        model, processor = load_student(cfg, sharded=False)
-        if (lora := lora_config(cfg)) is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, lora)
+        model, processor = _student(cfg)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
     batcher = Batcher(model, encoder.pad_id)
     end = encoder.tokenizer.eos_token_id
     if end not in stop_ids(model, encoder):
         raise EngineConfigError("the tokenizer names no end token")
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=cfg.train.learning_rate, weight_decay=cfg.train.weight_decay)
-    schedule = get_scheduler(
-        cfg.train.schedule, optimizer, round(cfg.train.warmup_ratio * steps), num_training_steps=steps
-    )
+    optimizer, schedule = _optimizer(cfg, weights, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     step, metrics = 0, dict[str, float]()
-    for batch in _batches(cfg, pairs, accelerator):
-        if step == steps:
-            break
+    for batch in islice(_batches(cfg, pairs, accelerator), steps):
         loss = _update(cfg, batch, model, batcher, encoder, end, accelerator)
         norm = accelerator.clip_grad_norm_(weights, cfg.train.max_grad_norm)
-        rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
         step += 1
-        metrics = {"train/loss": loss, "train/grad_norm": float(norm), "train/learning_rate": rate}
+        metrics = {"train/loss": loss, "train/grad_norm": float(norm), **_advance(optimizer, schedule)}
         if accelerator.is_main_process:
             for sink in sinks:
                 sink.metrics(step, metrics)
     if not step:
         raise EngineConfigError(f"sft needs at least {cfg.train.questions_per_step} pairs for one step")
     return _finish(cfg, accelerator, model, processor, sinks, step, metrics)
+
+
+def _student(cfg: Config) -> tuple[Any, Any]:
+    """The student of the configuration, with adapters if it asks for them, and its processor."""
+    model, processor = load_student(cfg, sharded=False)
+    if (lora := lora_config(cfg)) is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, lora)
+    return model, processor
+
+
+def _optimizer(cfg: Config, weights: list[Any], steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW over `weights` and its learning-rate schedule over `steps`."""
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.AdamW(weights, lr=cfg.train.learning_rate, weight_decay=cfg.train.weight_decay)
+    warmup = round(cfg.train.warmup_ratio * steps)
+    return optimizer, get_scheduler(cfg.train.schedule, optimizer, warmup, num_training_steps=steps)
+
+
+def _advance(optimizer: torch.optim.Optimizer, schedule: Any) -> dict[str, float]:
+    """One optimiser step; the learning rate that it was taken with."""
+    rate = schedule.get_last_lr()[0]
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+    return {"train/learning_rate": rate}
 
 
 def _update(
