@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -25,6 +26,22 @@ class Printed(tiny.Notes):
         print(f"step {step} loss {values['train/loss']!r}", flush=True)
 
 
+def _note_weights() -> list[str]:
+    """Will hold the digest of this rank's weights at the end of training."""
+    import ffr.engines.trl.run as run
+
+    digests: list[str] = []
+    export = run._export
+
+    def noting(trainer, student) -> None:
+        content = b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())
+        digests.append(hashlib.sha256(content).hexdigest())
+        export(trainer, student)
+
+    run._export = noting
+    return digests
+
+
 def main() -> None:
     import ffr.engines.trl.flow as flow
     from ffr.engines.trl import train
@@ -36,6 +53,7 @@ def main() -> None:
         verifier = tiny.always_right
     flow.verify = import_module("ffr.fix.repair").verify = verifier  # type: ignore[attr-defined]
     cfg = tiny.config(Path(checkpoint), Path(out), **wanted.get("cfg", {}))
+    digests = _note_weights()
     teacher = tiny.FakeTeacher() if cfg.train.algorithm == "ffr" else None
     sink = Printed()
     result = train(
@@ -49,6 +67,7 @@ def main() -> None:
         "teacher_calls": teacher.calls if teacher else 0,
         "rows": sink.rows,
         "weights": str(weights),
+        "digest": digests[0],
     }
     Path(out, f"report_{rank}.json").write_text(json.dumps(report), encoding="utf-8")
 

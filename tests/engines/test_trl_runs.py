@@ -24,7 +24,11 @@ from ffr.fix import NoTeacherError
 SCRIPT = Path(__file__).with_name("run_tiny.py")
 STEPS = 4
 repair_module = import_module("ffr.fix.repair")  # the package exports a function of this name
-RUN = {"train": {"algorithm": "ffr", "max_steps": STEPS, "save_every": 1, "micro_batch_size": 4}}
+RUN = {
+    "train": {
+        "algorithm": "ffr", "num_epochs": 2, "max_steps": STEPS, "save_every": 1, "micro_batch_size": 4,
+    }
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +69,7 @@ def test_run_reports_every_step_and_exports_the_student(finished) -> None:
         assert row["reason/final_accuracy"] == pytest.approx(
             row["find/first_pass_accuracy"] + row["fix/repaired"] / 8
         )
-        assert row["tokens/completion"] == 64 and row["train/grad_norm"] > 0
+        assert 0 < row["tokens/completion"] <= 64 and row["train/grad_norm"] > 0
         assert set(row) >= {
             "find/format_rate", "fix/leak_rate", "fix/repair_rate", "reason/reward_mean",
             "reason/advantage_mean_repaired", "reason/zero_advantage_groups",
@@ -150,7 +154,8 @@ def test_two_processes_with_uneven_failures(checkpoint: Path, clips, tmp_path: P
     assert first["teacher_calls"] == 0 < second["teacher_calls"]
     assert second["rows"] == []  # only the main process reports, for all ranks
     for row in first["rows"]:
-        assert row["fix/intervention_rate"] > 0 and row["tokens/completion"] == 128
+        assert 0 < row["fix/intervention_rate"] < 1 and 64 < row["tokens/completion"] <= 128
+    assert first["digest"] == second["digest"] != ""
     for value in load_file(first["weights"]).values():
         assert bool(torch.isfinite(value).all())
 

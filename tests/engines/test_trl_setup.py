@@ -25,6 +25,7 @@ def test_private_seams_of_trl_are_as_we_use_them() -> None:
     assert _parameters(GRPOTrainer._compute_loss) == ["self", "model", "inputs"]
     assert _parameters(GRPOTrainer.log) == ["self", "logs", "start_time"]
     assert _parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
+    assert _parameters(GRPOTrainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
     assert "self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
     assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step)
     source = inspect.getsource(GRPOTrainer.__init__)

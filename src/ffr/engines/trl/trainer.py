@@ -3,7 +3,8 @@
 TRL 1.16 trains blind on video (its loss forward gets no pixels of a clip) and has one observation per
 group. What is kept of it is the outer loop: optimiser, accumulation, data-parallel and ZeRO wrapping,
 reference model, adapters, checkpoints, logging. Private seams in use, pinned by a contract test:
-`_prepare_inputs`, `_compute_loss`, `log`, `_save_checkpoint`, `_step`, `_buffered_inputs`, `ref_model`.
+`_prepare_inputs`, `_compute_loss`, `log`, `_save_checkpoint`, `_load_from_checkpoint`, `_step`,
+`_buffered_inputs`, `ref_model`.
 """
 
 from __future__ import annotations
@@ -320,6 +321,16 @@ class FFRTrainer(GRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card: TRL's would describe another method."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The Trainer would compare names in memory with names on disk, which differ for several video
+        # models (they are renamed on saving), warn, and go on with the weights of the start.
+        adapters = hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
+        if model is not None or adapters:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict(), strict=True)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         root = Path(self.args.output_dir)
