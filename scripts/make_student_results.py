@@ -1,8 +1,9 @@
 """Writes docs/results/micro_student.md from the committed measurements and the recipe's log.
 
-    python scripts/make_student_results.py
+python scripts/make_student_results.py
 """
 
+# ruff: noqa: E501 - the page's prose is kept in its own line lengths
 from __future__ import annotations
 
 import json

@@ -114,7 +114,7 @@ def run_one(arm: str, seed: int, args: argparse.Namespace) -> None:
     path.unlink(missing_ok=True)
     shutil.rmtree(cfg.report.output_dir, ignore_errors=True)
     num_train = (cfg.train.max_steps or 0) * cfg.train.questions_per_step
-    root = args.work / "train" / str(seed)
+    root = args.work / "train" / f"{seed}_{num_train}"
     world = write_microworld(root, num_train=num_train, num_test=0, seed=100 + seed)
     samples = read_video_r1(world.train, root, name="microworld").samples
     evaluate(path, arm, seed, 0, args.student, args)

@@ -53,7 +53,7 @@ class DataConfig(Section):
 
     sources: tuple[SourceConfig, ...] = ()
     num_samples: PositiveInt | None = 4000
-    """Size of the mixture (paper: 4,000 from Video-R1, Video-Holmes train and STAR)."""
+    """Size of the mixture (paper: 4,000 from Video-R1, Video-Thinker and Video-Holmes)."""
     media: Literal["video", "image", "both"] = "both"
     seed: int = 42
 

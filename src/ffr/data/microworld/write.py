@@ -53,7 +53,7 @@ def iter_worlds(split: str, num: int, *, seed: int) -> Iterator[tuple[World, Que
 
 def write_clip(frames: Pixels, path: Path, *, fps: int = FPS) -> None:
     """Encodes RGB frames (F, H, W, 3) as H.264 MP4, atomically."""
-    temporary = path.with_suffix(".tmp.mp4")
+    temporary = _beside(path)
     with av.open(str(temporary), "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=fps)
         stream.width, stream.height = frames.shape[2], frames.shape[1]
@@ -63,6 +63,17 @@ def write_clip(frames: Pixels, path: Path, *, fps: int = FPS) -> None:
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+    os.replace(temporary, path)
+
+
+def _beside(path: Path) -> Path:
+    """A name of this process alone: two runs may write the same world at the same time."""
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = _beside(path)
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
@@ -134,13 +145,13 @@ def write_microworld(
             stamp = path.with_suffix(".seed")
             if not (path.exists() and stamp.exists() and stamp.read_text() == str(seed)):
                 write_clip(render_frames(world), path)
-                stamp.write_text(str(seed))
+                _write_text(stamp, str(seed))
             rows.append(_row(split, index, world, question))
             timelines.append(json.dumps({"problem_id": index, **timeline_row(world)}))
             if on_clip:
                 on_clip()
-        (root / f"{split}.json").write_text(json.dumps(rows, indent=1))
-        (root / f"{split}.timelines.jsonl").write_text("\n".join(timelines) + "\n")
+        _write_text(root / f"{split}.json", json.dumps(rows, indent=1))
+        _write_text(root / f"{split}.timelines.jsonl", "\n".join(timelines) + "\n")
     return MicroWorld(root=root, train=root / "train.json", test=root / "test.json")
 
 
