@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +58,9 @@ def _shape_points(shape: str, x: float, y: float, r: float) -> list[tuple[float,
 def _sprite(shape: str, colour: str, direction: str, phase: int, glow: bool, tile_px: int) -> Floats:
     """RGBA in 0..1, shape (tile_px, tile_px, 4): one object in its tile at one phase of a slot."""
     scale = _SUPERSAMPLE * tile_px / TILE_PX
-    image = Image.new("RGBA", (_SUPERSAMPLE * tile_px,) * 2, (0, 0, 0, 0))
-    draw: Any = ImageDraw.Draw(image)
+    side = _SUPERSAMPLE * tile_px
+    image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(image)
     along = _TRAVEL_PX * (2 * phase / (FRAMES_PER_SLOT - 1) - 1)
     dx, dy = _STEP[direction]
     x, y = (TILE_PX / 2 + along * dx) * scale, (TILE_PX / 2 + along * dy) * scale
