@@ -121,6 +121,8 @@ class TeacherConfig(Section):
     api_key_env: str = "FFR_TEACHER_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never written."""
     profile: Literal["auto", "vllm", "sglang", "openai", "glm", "transformers"] = "auto"
+    boxes: Literal["auto", "unit", "per_mille", "pixels"] = "auto"
+    """How the model writes boxes: fractions, thousandths, pixels; `auto` goes by the model's name."""
     temperature: NonNegFloat = 0.1
     """Release: 0.1."""
     max_tokens: PositiveInt = 1024

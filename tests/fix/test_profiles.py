@@ -1,29 +1,16 @@
-"""Profiles, box conventions, the circuit breaker and Retry-After."""
+"""Profiles, the circuit breaker and Retry-After."""
 
 from __future__ import annotations
 
 import email.utils
-import json
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ffr.config import TeacherConfig
-from ffr.fix import FailureKind, parse_patch, patch_json_schema
+from ffr.fix import FailureKind, patch_json_schema
 from ffr.fix.faults import CircuitBreaker, retry_after_s, status_fault
-from ffr.fix.profiles import (
-    PROFILES,
-    Boxes,
-    box_from_unit,
-    box_to_unit,
-    choose_profile,
-    response_format,
-    schema_for,
-    unit_arguments,
-    unit_reply,
-)
+from ffr.fix.profiles import PROFILES, choose_profile, response_format, schema_for
 
 
 @pytest.mark.parametrize(
@@ -58,45 +45,6 @@ def test_response_formats() -> None:
     item = schema_for(PROFILES["glm"], schema, (100, 50))["properties"]["spatial_regions"]["items"]
     assert item["properties"]["box"]["items"] == {"type": "integer", "minimum": 0, "maximum": 1000}
     assert schema == patch_json_schema(16)
-
-
-fraction = st.floats(0.0, 1.0)
-
-
-@given(
-    st.tuples(fraction, fraction, fraction, fraction),
-    st.sampled_from(["unit", "per_mille", "pixels"]),
-    st.tuples(st.integers(28, 2000), st.integers(28, 2000)),
-)
-def test_box_round_trip_is_within_half_a_unit(
-    box: tuple[float, float, float, float], boxes: Boxes, size_px: tuple[int, int]
-) -> None:
-    back = box_to_unit(box_from_unit(box, boxes, size_px), boxes, size_px)
-    steps = {"unit": (1e12, 1e12), "per_mille": (1000, 1000), "pixels": size_px}[boxes]
-    for i in range(4):
-        assert abs(back[i] - box[i]) <= 0.5 / steps[i % 2] + 1e-9
-
-
-def test_replies_are_converted_and_rubbish_is_left_alone() -> None:
-    reply = {
-        "error_types": ["spatial"],
-        "key_frames": [],
-        "temporal_markers": [],
-        "spatial_regions": [{"frames": [1, 2], "box": [0, 250, 500, 1000]}],
-        "guidance": "Look there.",
-    }
-    text = "<think>{a}</think>\n```json\n" + json.dumps(reply) + "\n```"
-    region = parse_patch(unit_reply(text, "per_mille", (1, 1)), 8).spatial_regions[0]
-    assert region.box == (0.0, 0.25, 0.5, 1.0)
-    for rubbish in ("", "no", '{"a": 1, "a": 2}', "{" * 50, '{"spatial_regions": 3}', "[1]", "}{"):
-        assert unit_reply(rubbish, "per_mille", (1, 1)) == rubbish
-    odd = {"box": [1, 2, "3", 4], "frame": 2}
-    assert unit_arguments(odd, "per_mille", (1, 1)) == odd
-
-
-@given(st.text(max_size=200))
-def test_no_reply_breaks_the_conversion(text: str) -> None:
-    assert isinstance(unit_reply("{" + text + "}", "pixels", (100, 100)), str)
 
 
 class Clock:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ffr.config import FixConfig, ObserveConfig
+from ffr.fix.boxes import unit_arguments, unit_reply
 from ffr.fix.client import ChatClient, Completion, WireCall
 from ffr.fix.faults import TeacherFault
 from ffr.fix.messages import (
@@ -30,8 +31,6 @@ from ffr.fix.profiles import (
     choose_profile,
     response_format,
     schema_for,
-    unit_arguments,
-    unit_reply,
     weaker_schema,
 )
 from ffr.fix.prompting import data_block, mend_prompt, patch_prompt, prompt_version, system_prompt

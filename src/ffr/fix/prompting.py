@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from ffr.config import FixConfig
+from ffr.fix.boxes import box_example, box_unit
 from ffr.fix.patch import MAX_GUIDANCE_CHARS
-from ffr.fix.profiles import Profile, box_example, box_unit
+from ffr.fix.profiles import Profile
 from ffr.fix.teacher import TeacherRequest, short_hash
 
 PROMPT_DIR: Final = Path(__file__).parent / "prompts"
