@@ -106,8 +106,8 @@ def summary_table(run_dir: Path | str, *, num_windows: int = 8) -> Table:
     caption = None if rows else "no metrics yet"
     table = Table(title="find, fix, reason", title_style="bold", caption=caption, box=SIMPLE_HEAD)
     for i, heading in enumerate(headings):
-        # Numbers stay whole on a narrow terminal; headings may wrap.
-        widest = max((len(row[i]) for row in rows), default=0)
+        # On a narrow terminal headings wrap between words; words and numbers stay whole.
+        widest = max(len(word) for word in [*heading.split(), *(row[i] for row in rows)])
         table.add_column(heading, justify="right" if i else "left", min_width=widest)
     for row in rows:
         table.add_row(*row)
