@@ -33,7 +33,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "ffr_released": {"train": {"algorithm": "ffr_released"}, "reason": {"loss_norm": "seq_mean"}},
     "ffr_first_pass": {"train": {"algorithm": "ffr"}, "reason": {"baseline": "first_pass", "scale": "none"}},
     "ffr_no_std": {"train": {"algorithm": "ffr"}, "reason": {"scale": "none"}},
-    "ffr_reattach": {"train": {"algorithm": "ffr"}, "reason": {"train_view": "reattach"}},
+    "ffr_reattach": {
+        "train": {"algorithm": "ffr"},
+        "reason": {"baseline": "first_pass", "scale": "none", "train_view": "reattach"},
+    },
 }
 OUT = Path("docs/results/micro")
 

@@ -137,6 +137,10 @@ class TeacherConfig(Section):
     breaker_failures: PositiveInt = 8
     """Consecutive transport failures that open the circuit."""
     breaker_open_s: PositiveFloat = 30.0
+    price_prompt_per_mtok: NonNegFloat = 0.0
+    """US dollars per million prompt tokens, for the cost in summaries; 0 is unknown."""
+    price_completion_per_mtok: NonNegFloat = 0.0
+    """US dollars per million completion tokens; 0 is unknown."""
     oracle_error_rate: UnitFloat = 0.0
     """Oracle only: share of diagnoses that point at a wrong place, for studies."""
 

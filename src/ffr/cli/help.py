@@ -10,14 +10,21 @@ from ffr.cli.schema import Setting, children, find_setting, sections
 WIDTH = 79
 
 
-def settings_help(*, examples: Sequence[str]) -> str:
-    """Examples and all settings, a few lines each: flag, what it takes, its documentation, its default."""
+def settings_help(*, examples: Sequence[str], only: Sequence[str] = ()) -> str:
+    """Examples and settings, a few lines each: flag, what it takes, its documentation, its default.
+
+    Args:
+        examples: Lines to start with.
+        only: Sections to list; all when empty.
+    """
     lines = ["Examples:", *(f"  {example}" for example in examples), ""]
     lines += [
         "Settings: key = value under [section] of a TOML file, or a flag; flags win.",
         "Lists are written a,b or in TOML syntax; `none` unsets what may be unset.",
     ]
     for name, members in sections():
+        if only and name not in only:
+            continue
         lines += ["", f"[{name}]"]
         for setting in members:
             lines += _entry(setting)

@@ -104,7 +104,14 @@ def summary_table(run_dir: Path | str, *, num_windows: int = 8) -> Table:
     """The find/fix/reason table of a run, for `rich.print`."""
     headings, rows = table_cells(run_dir, num_windows=num_windows)
     caption = None if rows else "no metrics yet"
-    table = Table(title="find, fix, reason", title_style="bold", caption=caption, box=SIMPLE_HEAD)
+    table = Table(
+        title="find, fix, reason",
+        title_style="bold",
+        caption=caption,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for i, heading in enumerate(headings):
         # On a narrow terminal headings wrap between words; words and numbers stay whole.
         widest = max(len(word) for word in [*heading.split(), *(row[i] for row in rows)])
