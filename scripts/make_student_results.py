@@ -45,9 +45,16 @@ often looks elsewhere. That is what a first-pass accuracy of about one half mean
 that points at the moment helps it. Options stand in a fixed order (a value always has the same letter): with
 shuffled options everything else was learned within 650 steps while the letters stayed at chance (`negative` below).
 
-Negative: letters of *shuffled* options stayed at chance for 700 steps of phase 3 (loss 0.06, all other fields above
-0.9), and a drill without clips (options told again by letter, letters asked for conclusions) did not move them in
-250 steps either. `make_question(..., shuffle_options=True)` keeps that harder setting for larger students.
+Each phase has its own part of the stream and starts from the state of the one before. The shipped checkpoint's first
+two phases were run once and its last two from their saved state (`--work` keeps it); the command above runs all four
+in one go. The log below is of those runs. Floating-point sums over two threads are not bit-reproducible: a re-run
+gives an equivalent student, not the same bytes.
+
+Negative (rows in `micro_student_negative.jsonl`): letters of *shuffled* options stayed at chance for 700 steps of
+phase 3 (loss 0.06, all other fields above 0.9). Drills without clips did not help: with all four letters asked
+once, only elimination was learned (0.5); with draws with replacement, and with options told again by letter and the
+whole row learned, nothing in 100 and 300 steps. `make_question(..., shuffle_options=True)` keeps that harder setting
+for larger students.
 """
 
 
