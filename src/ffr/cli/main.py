@@ -33,6 +33,7 @@ app.command("ffr.cli.train:app", name="train", help="Train a student with Find-F
 app.command("ffr.cli.teach:app", name="teach", help="Ask a teacher about failed rollouts; no training.")
 app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
 app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")
+app.command("ffr.cli.audit:app", name="audit", help="Check what patches give away.")
 app.command("ffr.cli.doctor:doctor", name="doctor", help="Check that this machine can do the job.")
 
 
