@@ -105,6 +105,53 @@ def build(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def build_qwen3(path: Path) -> Path:
+    """Writes a random Qwen3-VL of about 0.1 M parameters: timestamps as text, deep visual features."""
+    from transformers import (
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    tokenizer = _tokenizer()
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    torch.manual_seed(0)
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True,
+                "rope_theta": 1e4,
+            },
+            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = ids["<|im_end|>"]
+    model.save_pretrained(path)
+    size = {"shortest_edge": 32 * 32, "longest_edge": 32 * 32 * 64}
+    Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size, patch_size=16),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=size),
+        chat_template=TEMPLATE,
+    ).save_pretrained(path)
+    return path
+
+
 def frame(number: int, rng: np.random.Generator, *, side: int = 56, t: float = 0.0) -> Frame:
     pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()

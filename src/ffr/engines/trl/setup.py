@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -119,54 +120,62 @@ def grpo_arguments(cfg: Config, total_steps: int) -> Any:
     """
     from trl import GRPOConfig
 
-    train, find, reason = cfg.train, cfg.find, cfg.reason
+    train, find = cfg.train, cfg.find
     accumulate = train.questions_per_step * find.group_size // train.micro_batch_size
     scheduler = train.schedule
     if scheduler == "constant" and train.warmup_ratio:
         scheduler = "constant_with_warmup"
-    return GRPOConfig(
-        output_dir=str(cfg.report.output_dir / CHECKPOINTS),
-        per_device_train_batch_size=train.micro_batch_size,
-        per_device_eval_batch_size=find.group_size,
-        gradient_accumulation_steps=accumulate,
-        steps_per_generation=accumulate,
-        num_iterations=train.updates_per_batch,
-        num_generations=find.group_size,
-        num_train_epochs=1.0,
-        max_steps=total_steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=scheduler,
-        warmup_steps=round(train.warmup_ratio * total_steps),
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        seed=train.seed,
-        use_cpu=train.cpu,
-        bf16=cfg.model.dtype == "bfloat16",
-        gradient_checkpointing=cfg.model.gradient_checkpointing,
-        max_completion_length=find.max_completion_tokens,
-        temperature=find.temperature,
-        top_p=find.top_p,
-        beta=reason.kl_beta,
-        epsilon=reason.clip_eps,
-        loss_type={"token_mean": "dapo", "seq_mean": "grpo", "dr_grpo": "dr_grpo"}[reason.loss_norm],
-        scale_rewards="group" if reason.scale == "std" else "none",
-        use_bias_correction_kl=False,
-        importance_sampling_level="token",
-        disable_dropout=True,
-        shuffle_dataset=False,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=not train.cpu,
-        save_strategy="steps",
-        save_steps=train.save_every,
-        save_total_limit=None,  # whole checkpoints are counted by ours, after the new one is whole
-        logging_strategy="steps",
-        logging_steps=1,
-        report_to=list(train.report_to) or "none",
-        disable_tqdm=True,
-        log_completions=False,
-        ddp_timeout=int(max(1800.0, 10 * cfg.fix.teacher.step_deadline_s)),
-    )
+    with warnings.catch_warnings():
+        # The old name of activation checkpointing, which all supported releases know.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+        return GRPOConfig(**_grpo_values(cfg, total_steps, accumulate, scheduler))
+
+
+def _grpo_values(cfg: Config, total_steps: int, accumulate: int, scheduler: str) -> dict[str, Any]:
+    train, find, reason = cfg.train, cfg.find, cfg.reason
+    return {
+        "output_dir": str(cfg.report.output_dir / CHECKPOINTS),
+        "per_device_train_batch_size": train.micro_batch_size,
+        "per_device_eval_batch_size": find.group_size,
+        "gradient_accumulation_steps": accumulate,
+        "steps_per_generation": accumulate,
+        "num_iterations": train.updates_per_batch,
+        "num_generations": find.group_size,
+        "num_train_epochs": 1.0,
+        "max_steps": total_steps,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": scheduler,
+        "warmup_steps": round(train.warmup_ratio * total_steps),
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "seed": train.seed,
+        "use_cpu": train.cpu,
+        "bf16": cfg.model.dtype == "bfloat16",
+        "gradient_checkpointing": cfg.model.gradient_checkpointing,
+        "max_completion_length": find.max_completion_tokens,
+        "temperature": find.temperature,
+        "top_p": find.top_p,
+        "beta": reason.kl_beta,
+        "epsilon": reason.clip_eps,
+        "loss_type": {"token_mean": "dapo", "seq_mean": "grpo", "dr_grpo": "dr_grpo"}[reason.loss_norm],
+        "scale_rewards": "group" if reason.scale == "std" else "none",
+        "use_bias_correction_kl": False,
+        "importance_sampling_level": "token",
+        "disable_dropout": True,
+        "shuffle_dataset": False,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not train.cpu,
+        "save_strategy": "steps",
+        "save_steps": train.save_every,
+        "save_total_limit": None,  # whole checkpoints are counted by ours, after the new one is whole
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "report_to": list(train.report_to) or "none",
+        "disable_tqdm": True,
+        "log_completions": False,
+        "ddp_timeout": int(max(1800.0, 10 * cfg.fix.teacher.step_deadline_s)),
+    }
 
 
 def resolve_model_path(path: str) -> str:
