@@ -38,9 +38,11 @@ TORCH_FREE = (
     "find",
     "fix",
     "report",
+    "serve",
     "cli.main",
     "cli.train",
     "cli.doctor",
+    "cli.serve_teacher",
 )
 HEAVY = ("torch", "transformers", "trl", "verl", "accelerate", "peft", "vllm")
 PYTHON = (sys.executable, "-X", "utf8")

@@ -34,6 +34,11 @@ app.command("ffr.cli.teach:app", name="teach", help="Ask a teacher about failed 
 app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
 app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")
 app.command("ffr.cli.audit:app", name="audit", help="Check what patches give away.")
+app.command(
+    "ffr.cli.serve_teacher:serve_teacher",
+    name="serve-teacher",
+    help="Offer the teacher and the leak gate over HTTP.",
+)
 app.command("ffr.cli.doctor:doctor", name="doctor", help="Check that this machine can do the job.")
 
 
