@@ -1,0 +1,161 @@
+"""The file of patches that `ffr teach` writes: one JSON row per failed rollout, taken up again after a stop.
+
+Patch fields lie flat in the row, beside question, options and gold, so that the leak audit reads it as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TextIO, cast
+
+from ffr.config import TeacherConfig
+from ffr.fix.teacher import short_hash
+from ffr.types import EvidencePatch, LeakReport, Sample, TeacherCost, ToolCall
+
+Key = tuple[str, str]
+"""uid and rollout hash: at most one row each."""
+NEEDED: Final = ("uid", "rollout_hash", "status", "final", "setup")
+
+
+class PatchFileError(ValueError):
+    """The output cannot be continued; the message names file, row, field and remedy."""
+
+
+def rollout_hash(text: str) -> str:
+    """Short name of a completion's text, for rows that do not repeat the text."""
+    return short_hash("rollout", text)
+
+
+def cost_usd(prompt_tokens: int, completion_tokens: int, cfg: TeacherConfig) -> float:
+    """US dollars for tokens at the configured prices; 0 where no price is known.
+
+    Example:
+        >>> prices = TeacherConfig(price_prompt_per_mtok=0.5, price_completion_per_mtok=2.0)
+        >>> cost_usd(1_000_000, 250_000, prices)
+        1.0
+    """
+    price = prompt_tokens * cfg.price_prompt_per_mtok + completion_tokens * cfg.price_completion_per_mtok
+    return price / 1e6
+
+
+def patch_fields(patch: EvidencePatch | None) -> dict[str, Any]:
+    """The patch's fields for a row, empty ones without a patch."""
+    if patch is None:
+        patch = EvidencePatch(error_types=())
+    return {
+        "error_types": [str(kind) for kind in patch.error_types],
+        "key_frames": [list(frames) for frames in patch.key_frames],
+        "temporal_markers": list(patch.temporal_markers),
+        "spatial_regions": [{"frames": list(r.frames), "box": list(r.box)} for r in patch.spatial_regions],
+        "guidance": patch.guidance,
+    }
+
+
+def question_fields(sample: Sample) -> dict[str, Any]:
+    """Question, options (`A. red`), gold and kind for a row."""
+    return {
+        "question": sample.question,
+        "options": [f"{option.label}. {option.text}" for option in sample.options],
+        "gold": sample.answer,
+        "problem_type": str(sample.problem_type),
+        "scenario": sample.scenario,
+    }
+
+
+def work_fields(
+    calls: tuple[ToolCall, ...], leak: LeakReport | None, cost: TeacherCost, cfg: TeacherConfig
+) -> dict[str, Any]:
+    """Tool calls, leak findings and cost for a row."""
+    findings = [asdict(f) for f in leak.findings if f.leaked] if leak else []
+    dollars = cost_usd(cost.prompt_tokens, cost.completion_tokens, cfg)
+    return {
+        "tool_calls": [asdict(call) for call in calls],
+        "leak_findings": findings,
+        "cost": {**asdict(cost), "cost_usd": dollars},
+    }
+
+
+class PatchFile:
+    """Appends rows; on opening, keeps the final ones and drops those worth another try.
+
+    A row with `final` false (budget spent, transport fault, unreadable clip) is removed, so that its
+    rollout is done again. A last line that was cut off by a kill is removed too.
+
+    Args:
+        path: The JSONL file; made when absent.
+        setup: Hash of all settings that shape a row; rows of another setup are not mixed in.
+
+    Raises:
+        PatchFileError: A row is damaged, or was made with other settings.
+
+    Example:
+        >>> with PatchFile(Path("patches.jsonl"), "3f") as rows:  # doctest: +SKIP
+        ...     rows.write({"uid": "a/1", "rollout_hash": "9c", "status": "patched", "final": True})
+    """
+
+    def __init__(self, path: Path, setup: str) -> None:
+        self.path = path
+        self.done: dict[Key, str] = {}
+        """Status of each row that was there and is kept."""
+        self.statuses: Counter[str] = Counter()
+        """Of all rows that are in the file now."""
+        self._setup = setup
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            self._take_up()
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> PatchFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row; in the kernel's hands when it returns (the journal keeps what was paid for)."""
+        self._file.write(json.dumps({**row, "setup": self._setup}, allow_nan=False) + "\n")
+        self._file.flush()
+        self.statuses[str(row["status"])] += 1
+
+    def _take_up(self) -> None:
+        text = self.path.read_text(encoding="utf-8")
+        lines = text.split("\n")
+        torn = lines.pop()  # empty unless the last line has no end
+        kept: list[str] = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            row = self._parse(number, line)
+            if row["final"] is True:
+                self.done[str(row["uid"]), str(row["rollout_hash"])] = str(row["status"])
+                kept.append(line + "\n")
+        self.statuses.update(self.done.values())
+        if torn or len(kept) != len(lines):
+            part = self.path.with_name(f".{os.getpid()}.{self.path.name}")
+            part.write_text("".join(kept), encoding="utf-8")
+            os.replace(part, self.path)
+
+    def _parse(self, number: int, line: str) -> dict[str, Any]:
+        where = f"{self.path}: row {number}"
+        try:
+            value: Any = json.loads(line)
+        except ValueError as error:
+            raise PatchFileError(f"{where}: not JSON ({error}); remove the line or choose another") from error
+        row = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        missing = [name for name in NEEDED if name not in row]
+        if missing:
+            raise PatchFileError(
+                f"{where}: field {missing[0]!r} is missing, so this is no file of `ffr teach`; "
+                "choose another --output"
+            )
+        if row["setup"] != self._setup:
+            raise PatchFileError(
+                f"{where}: field 'setup' is {row['setup']!r}, not {self._setup!r}: made with another teacher "
+                f"({row.get('teacher', 'unknown')}) or other settings; choose another --output"
+            )
+        return row
