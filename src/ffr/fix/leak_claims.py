@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from ffr.fix.leak_clauses import Clause
+from ffr.fix.leak_remarks import only_viewing, only_warns
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import content, lexicon, pattern, stem, stems
@@ -16,7 +17,7 @@ _COMPARED: Final = frozenset(
     {"lower", "higher", "extra", "beyond", "sides", "legs", "wheels", "fingers", "toes"}
 )
 """Words that are about an amount only in some phrases (`patterns.sizing`)."""
-MAX_UNKNOWN: Final = 3
+MAX_UNKNOWN: Final = 4
 """Words of one instruction that neither the question nor the usual vocabulary of instructions has."""
 
 
@@ -44,7 +45,9 @@ def _number_word(word: str, following: str, passage: Passage, target: Target) ->
         return "a number word"
     if word in lists["ordinals"] and following and stem(following) in stems(content(sorted(target.question))):
         return "an ordinal of what is counted"
-    if word == "both" and not generic:
+    if word == "both" and not generic and following not in lexicon().lists["pairs"]:
+        if "two" in target.question and stem(following) not in {"com", "ar"}:
+            return ""  # the question has told that there are two
         return "'both' is a number"
     if word in _COMPARED and not pattern("sizing").search(passage.plain):
         return ""
@@ -59,6 +62,8 @@ def says_polarity(passage: Passage, target: Target) -> str:
         return "a word that answers yes or no"
     for clause in passage.clauses:
         words = set(clause.words)
+        if _harmless(clause, target):
+            continue
         if words & lexicon().lists["wh"] or words & {"may", "might", "could", "can"}:
             continue
         text = " ".join(clause.words)
@@ -105,6 +110,10 @@ def states_content(passage: Passage, target: Target) -> str:
 
 def _claim(clause: Clause, target: Target) -> str:
     text = " ".join(clause.words)
+    if clause.words[0] in lexicon().lists["existential"] and pattern("difference").search(text):
+        return "compares amounts"
+    if _harmless(clause, target):
+        return ""
     exempt = pattern("exempt").search(text)
     if not exempt and clause.words[0] in {"he", "she", "they"}:
         return "says something of the thing asked for"
@@ -120,9 +129,23 @@ def _claim(clause: Clause, target: Target) -> str:
             return "says something of the thing asked for"
         if not _generic(clause) and clause.words[0] not in lexicon().lists["existential"]:
             return "says something of what is asked about"
-    if _unknown(clause, target, props=False) and not _generic(clause):
+    hedged = pattern("hedge").search(text) is not None
+    if _unknown(clause, target, props=hedged) and not _generic(clause):
         return "states what is in the video"
     return ""
+
+
+def _harmless(clause: Clause, target: Target) -> bool:
+    """How well something shows, or that there are several of a kind, where that is not what is asked."""
+    topic = target.question_stems
+    if not target.numeric and only_warns(clause.words, topic) and "there" not in target.question:
+        return True
+    if target.polar:
+        return False
+    placed = "where" in target.question or any(category.name == "depth" for category in target.categories)
+    if not placed and pattern("occluder").search(" ".join(clause.words)):
+        return True  # what covers it is not what is asked for
+    return not target.listed and only_viewing(clause.words, topic, target.guarded)
 
 
 def _unknown(clause: Clause, target: Target, *, props: bool) -> list[str]:
@@ -144,6 +167,9 @@ def _generic(clause: Clause) -> bool:
     """'Reflections can distort colours', 'objects far away look smaller': true of any video."""
     first = clause.words[0]
     plural = first.endswith("s") and first in lexicon().neutral and first not in lexicon().function
+    definite = set(clause.words) & {"the", "this", "that", "his", "her", "it", "he", "she", "you", "your"}
+    if not definite and len(clause.words) > 3 and clause.words[1].endswith("s") and first.isalpha():
+        return first not in lexicon().function | lexicon().lists["several"]  # "metal objects reflect ..."
     return (
         plural
         and len(clause.words) > 2

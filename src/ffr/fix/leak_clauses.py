@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
+from ffr.fix.leak_remarks import is_remark, mere_landmarks
 from ffr.fix.leak_text import lexicon, stem, tokens
 
-_SENTENCE = re.compile(r"[.;:!?\n]+|\s-\s|\s--+\s")
+_SENTENCE = re.compile(r"([.;:!?\n]+|\s-\s|\s--+\s)")
+_PARTICLES: Final = frozenset({"down", "out", "up", "off", "through", "over"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +41,22 @@ def split_clauses(text: str, topic: frozenset[str] = frozenset()) -> tuple[Claus
         The clauses in order.
     """
     result: list[Clause] = []
-    for sentence in _SENTENCE.split(text):
-        before = "start"
+    pieces = _SENTENCE.split(text)
+    before, listed = "start", False
+    for sentence, mark in zip(pieces[::2], [*pieces[1::2], "."], strict=True):
+        before = "instruction" if listed and before == "instruction" else "start"
         parts = sentence.split(",")
         for part in parts:
             words = tokens(part)
             for piece in _split_that(words) if words else []:
                 kind = _kind(piece, before, topic)
+                if listed and before == "instruction" and kind == "instruction":
+                    kind = "instruction" if mere_landmarks(piece, topic) or _commands(piece) else "statement"
                 if kind == "side" and len(parts) == 1 and _is_fragment(piece, topic):
                     kind = "statement"  # "under the carpet." is an answer, not an instruction
                 result.append(Clause(tuple(piece), kind == "statement"))
                 before = kind
+        listed = mark == ":"
     return tuple(result)
 
 
@@ -69,7 +77,7 @@ def _split_that(words: list[str]) -> list[list[str]]:
 
 
 def _kind(words: list[str], before: str, topic: frozenset[str]) -> str:
-    """`instruction`, `side` (a phrase that belongs to a neighbour), `pointer` or `statement`."""
+    """`instruction`, `side` (a phrase of a neighbour), `pointer`, `remark` or `statement`."""
     if words[0] == "that" and len(words) > 2:
         return "pointer" if _points(words, topic) else "statement"
     body = list(words)
@@ -78,10 +86,12 @@ def _kind(words: list[str], before: str, topic: frozenset[str]) -> str:
     if not body:
         return before
     first = body[0]
-    if first in lexicon().imperatives or first in {"don't", "let", "make"} or _looks_imperative(body):
+    if _commands(body):
         return "statement" if _embedded_statement(body) else "instruction"
     if _is(first, "wh") or _is(first, "aux"):
         return "side"
+    if is_remark(words, topic):
+        return "remark"
     if _is(first, "subordinate"):
         return "statement" if before == "statement" else "side"
     finite = any(_is(word, "be") or _is(word, "aux") for word in body)
@@ -95,11 +105,16 @@ def _is_fragment(words: list[str], topic: frozenset[str]) -> bool:
     return _is(words[0], "place_prepositions") and not _points(words, topic) and len(words) > 1
 
 
+def _commands(body: list[str]) -> bool:
+    return body[0] in lexicon().imperatives or body[0] in {"don't", "let", "make"} or _looks_imperative(body)
+
+
 def _looks_imperative(body: list[str]) -> bool:
     """'Sketch the path': a bare verb, which no list knows in full, and then an object."""
     first = body[0]
     bare = first not in lexicon().function and not first.endswith(("s", "ed", "ing")) and first.isalpha()
-    return bare and len(body) > 2 and _is(body[1], "openers")
+    at = 2 if len(body) > 3 and body[1] in _PARTICLES else 1  # "write down the order"
+    return bare and len(body) > 2 and (_is(body[at], "openers") or body[1] in {"them", "it"})
 
 
 def _points(body: list[str], topic: frozenset[str]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
+from ffr.fix.leak_remarks import is_remark
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import fold, lexicon, pattern, pattern_pairs, stem, tokens
@@ -22,15 +23,17 @@ def cue(passage: Passage, target: Target) -> str:
         hit = expression.search(passage.plain)
         if hit and not _asked(hit.group(), target) and not _measures(hit.group(), target):
             return reason
-    return _single_frame(passage)
+    return _single_frame(passage, target)
 
 
-def _single_frame(passage: Passage) -> str:
+def _single_frame(passage: Passage, target: Target) -> str:
     """'Exactly in frame 7' pins the answer down as a range of one frame does."""
     for sentence in re.split(r"[.;!?]", passage.folded):
         words = tokens(sentence)
         if not words or not pattern("single_frame").search(sentence):
             continue
+        if is_remark(words, target.question_stems) or pattern("poor_view").search(sentence):
+            continue  # "you stopped at frame 9", "in frame 6 it is covered": what to look past
         states = words[0] not in lexicon().imperatives and words[0] not in lexicon().lists["subordinate"]
         if states or {"exactly", "precisely", "only"} & set(words):
             return "points at a single frame"

@@ -128,6 +128,8 @@ def says_gold(passage: Passage, target: Target) -> str:
     said = _said(passage, target)
     if target.gold and _mention(target.gold, said, target) >= _NAMED and not _all_named(said, target):
         return "says words of the gold answer"
+    if _all_named(said, target):
+        return ""
     rare = [item for item in target.gold if len(item) >= 4 and item not in lexicon().neutral_stems]
     known = lexicon().neutral | lexicon().function | target.question
     for word in passage.words:
@@ -186,9 +188,25 @@ def says_field_word(passage: Passage, target: Target) -> str:
                     continue
                 if balanced and stem(word) in target.guarded:
                     continue
+                if _alternative(clause, index, category, target):
+                    continue
                 if _is_field_word(word, category, clause, target):
                     return f"a word of the answer's field ({category.name})"
     return ""
+
+
+def _alternative(clause: Clause, index: int, category: Category, target: Target) -> bool:
+    """'Track whether it moves up or down' where the question leaves just these two."""
+    words = clause.words
+    if clause.states or not (not target.options or target.binary or target.listed):
+        return False
+    field = category.words | category.soft
+    ahead = words[index : index + 3]
+    behind = words[max(0, index - 2) : index + 1]
+    return any(
+        len(three) == 3 and three[1] == "or" and three[0] in field and three[2] in field
+        for three in (ahead, behind)
+    ) and bool(set(words[:index]) & lexicon().lists["wh"])
 
 
 def _is_field_word(word: str, category: Category, clause: Clause, target: Target) -> bool:

@@ -15,6 +15,7 @@ _COUNTS = re.compile(
 )
 _TIME_LIKE = re.compile(r"\d+:\d{2}|\d\s*(?:s|sec|seconds?)\b|\bframes?\s*\d|\bseconds?\b")
 _NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
+_PERMUTATION = re.compile(r"^\W*\w(?:\W+\w)+\W*$")
 _ORDER = re.compile(
     r"\b(?:first|last|before|after|order|sequence|earlier|later|then|next|second|third|final)\b"
 )
@@ -169,6 +170,8 @@ def _is_numeric(problem_type: ProblemType, question: str, answers: list[str]) ->
         return True
     if _COUNTS.search(question):
         return True
+    if len(answers) > 1 and all(_PERMUTATION.match(text) for text in answers):
+        return False  # "2-3-1": an order of steps
     numbers = lexicon().lists["numbers"] - {
         "few",
         "several",
