@@ -43,6 +43,7 @@ TORCH_FREE = (
     "cli.train",
     "cli.doctor",
     "cli.serve_teacher",
+    "cli.doctor_teacher",
 )
 HEAVY = ("torch", "transformers", "trl", "verl", "accelerate", "peft", "vllm")
 PYTHON = (sys.executable, "-X", "utf8")

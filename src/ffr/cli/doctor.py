@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,10 @@ NEEDED = ("pydantic", "numpy", "av", "pillow", "openai", "scipy")
 FOR_TRAINING = ("torch", "torchvision", "transformers", "trl", "accelerate", "peft")
 DECODERS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mpeg2video", "theora", "mjpeg")
 TEST_FRAMES, TEST_SIDE_PX, TEST_FPS = 12, 64, 8
+
+
+app = App(name="doctor", help="Check that this machine, or a teacher's server, can do the job.")
+app.command("ffr.cli.doctor_teacher:teacher", name="teacher", help="Check a server: can it teach?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Check:
     detail: str
 
 
+@app.default
 def doctor(*settings: SettingWords, config: ConfigFiles = None) -> int:
     """Check that this machine can do the job; with -c also the configuration and its data.
 
@@ -59,7 +65,7 @@ def doctor(*settings: SettingWords, config: ConfigFiles = None) -> int:
             checks += [Check("configuration", "fail", problem) for problem in error.problems]
     if cfg is not None:
         checks += check_data(cfg, console)
-    _print(checks, console)
+    print_checks(checks, console)
     return EXIT_FAILED if any(check.state == "fail" for check in checks) else EXIT_OK
 
 
@@ -164,7 +170,8 @@ def check_data(cfg: Config, console: Console) -> Iterator[Check]:
         yield Check(name, state, f"{len(result.samples)} of {total} rows can be used")
 
 
-def _print(checks: list[Check], console: Console) -> None:
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """One line per check, its state in colour."""
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     table = Table(show_header=False, box=None)
     for check in checks:

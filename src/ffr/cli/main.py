@@ -39,7 +39,7 @@ app.command(
     name="serve-teacher",
     help="Offer the teacher and the leak gate over HTTP.",
 )
-app.command("ffr.cli.doctor:doctor", name="doctor", help="Check that this machine can do the job.")
+app.command("ffr.cli.doctor:app", name="doctor", help="Check that this machine can do the job.")
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -168,6 +168,22 @@ class ChatClient:
                 return completion
         raise fault
 
+    async def models(self, *, deadline: float) -> tuple[str, ...]:
+        """Names that the server lists under `/models`.
+
+        Raises:
+            TeacherFault: It failed, or the list has another form.
+        """
+        raw = await self._guarded(lambda api: api.models.with_raw_response.list(), deadline)
+        try:
+            data: Any = _dict(json.loads(raw.decode("utf-8"))).get("data")
+        except (ValueError, RecursionError) as error:
+            raise _invalid("the model list is not JSON") from error
+        if not isinstance(data, list):
+            raise _invalid("the model list has no list 'data'")
+        names: list[Any] = [_dict(item).get("id") for item in cast("list[Any]", data)[:1_000]]
+        return tuple(printable(name)[:200] for name in names if isinstance(name, str))
+
     async def aclose(self) -> None:
         """Close the connections."""
         api, self._api = self._api, None
@@ -175,13 +191,20 @@ class ChatClient:
             await api.close()
 
     async def _attempt(self, body: dict[str, Any], deadline: float) -> Completion:
+        def create(api: openai.AsyncOpenAI) -> Any:
+            make: Any = api.chat.completions.with_raw_response.create
+            return make(model=self._cfg.model, **body)
+
+        return read_completion(await self._guarded(create, deadline))
+
+    async def _guarded(self, send: Callable[[openai.AsyncOpenAI], Any], deadline: float) -> bytes:
+        """One request's whole body; whatever goes wrong is a `TeacherFault`."""
         api = self._bound_api()
         try:
             async with asyncio.timeout_at(_loop_time(deadline)), self._slots:
                 async with asyncio.timeout(self._cfg.attempt_timeout_s):
-                    create: Any = api.chat.completions.with_raw_response.create
-                    raw: Any = await create(model=self._cfg.model, **body)
-                    content: bytes = raw.content
+                    raw: Any = await send(api)
+                    return raw.content
         except TimeoutError as error:
             raise TeacherFault(FailureKind.TIMEOUT, "no complete reply in time") from error
         except openai.APITimeoutError as error:
@@ -199,7 +222,6 @@ class ChatClient:
         except Exception as error:
             # The SDK lets errors of its parser and of the HTTP library through; none may pass this door.
             raise TeacherFault(FailureKind.INVALID_RESPONSE, f"{type(error).__name__}: {error}") from error
-        return read_completion(content)
 
     def _bound_api(self) -> openai.AsyncOpenAI:
         """The SDK client of the running loop: connections and semaphores belong to one loop."""
