@@ -29,16 +29,7 @@ def _sample(model, encoder, views, *, num=3, find=FIND, seed=0, greedy=False, ma
 
 
 def _full_logprobs(model, encoder: Encoder, rollout, temperature=1.0):
-    """One unpadded forward pass over prompt and completion, positions left to the model."""
-    prompt = encoder.encode(rollout.observation)
-    ids = torch.tensor([prompt.train_ids + rollout.token_ids])
-    types = torch.tensor([prompt.mm_types + (0,) * rollout.num_tokens])
-    with torch.no_grad():
-        out = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, **prompt.features
-        )
-    logprobs = torch.log_softmax(out.logits[0, :-1].float() / temperature, dim=-1)
-    return logprobs.gather(1, ids[0, 1:, None])[-rollout.num_tokens :, 0]
+    return tiny.plain_logprobs(model, encoder.encode(rollout.observation), rollout.token_ids, temperature)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

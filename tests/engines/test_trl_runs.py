@@ -88,6 +88,7 @@ def test_run_reports_every_step_and_exports_the_student(finished) -> None:
     ]
 
 
+@pytest.mark.timeout(600)
 def test_kill_9_and_resume_give_the_same_weights(finished, checkpoint: Path, clips, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -121,6 +122,7 @@ def test_kill_9_and_resume_give_the_same_weights(finished, checkpoint: Path, cli
         assert torch.equal(value, actual[name]), name
 
 
+@pytest.mark.timeout(600)
 def test_two_processes_with_uneven_failures(checkpoint: Path, clips, tmp_path: Path) -> None:
     """Rank 0 never fails, rank 1 does: nobody waits for ever and both end with the same weights."""
     with socket.socket() as probe:
@@ -148,7 +150,11 @@ def test_two_processes_with_uneven_failures(checkpoint: Path, clips, tmp_path: P
         processes.append(
             subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)[-4000:]
     first, second = (json.loads((tmp_path / f"report_{rank}.json").read_text()) for rank in range(2))
     assert first["teacher_calls"] == 0 < second["teacher_calls"]

@@ -65,16 +65,6 @@ def _rounds(trainer, *, training: bool = True):
     return micro, kept[0].questions
 
 
-def _plain_logprobs(model, prompt, completion):
-    ids = torch.tensor([prompt.train_ids + tuple(completion)])
-    types = torch.tensor([prompt.mm_types + (0,) * len(completion)])
-    out = model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, **prompt.features
-    )
-    logprobs = torch.log_softmax(out.logits[0, :-1].float(), dim=-1)
-    return logprobs.gather(1, ids[0, 1:, None])[-len(completion) :, 0]
-
-
 def test_every_row_is_scored_under_its_own_observation(build) -> None:
     trainer = build(teacher=tiny.FakeTeacher(), train={"algorithm": "ffr", "micro_batch_size": 4})
     micro, _ = _rounds(trainer)
@@ -84,8 +74,7 @@ def test_every_row_is_scored_under_its_own_observation(build) -> None:
     for m in micro:
         logprobs, _ = trainer._logprobs(trainer.model, m.rows)
         for k, row in enumerate(m.rows):
-            with torch.no_grad():
-                expected = _plain_logprobs(trainer.model, row.prompt, row.completion)
+            expected = tiny.plain_logprobs(trainer.model, row.prompt, row.completion)
             n = len(row.completion)
             assert logprobs[k, :n].detach() == pytest.approx(expected, abs=1e-5)
             assert m.ref[k, :n] == pytest.approx(expected, abs=1e-5)  # the reference is where we start
@@ -120,8 +109,7 @@ def test_advantages_and_loss_equal_the_pure_functions(build) -> None:
     expected = group_advantages(torch.tensor(rewards, dtype=torch.float64).view(2, 4)).flatten()
     assert [row.advantage for row in rows] == pytest.approx(expected.tolist(), abs=1e-6)
     total = sum(float(trainer._compute_loss(trainer.model, m).detach()) for m in micro)
-    with torch.no_grad():
-        logprobs = torch.stack([_plain_logprobs(trainer.model, r.prompt, r.completion) for r in rows])
+    logprobs = torch.stack([tiny.plain_logprobs(trainer.model, r.prompt, r.completion) for r in rows])
     pure = ffr_loss(
         logprobs, logprobs, expected.float(), torch.ones_like(logprobs), ref_logprobs_BT=logprobs
     ).loss

@@ -296,3 +296,15 @@ def always_right(sample: Sample, text: str, **_: object) -> Verdict:
 def blank_view(sample: Sample, _cfg: object = None) -> Observation:
     """A question without frames: a text prompt."""
     return view(int(sample.uid.rsplit("/", 1)[1]), num_frames=0, prompt=sample.question, uid=sample.uid)
+
+
+def plain_logprobs(model, prompt, completion: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
+    """One unpadded forward pass over prompt and completion, positions left to the model."""
+    ids = torch.tensor([prompt.train_ids + tuple(completion)])
+    types = torch.tensor([prompt.mm_types + (0,) * len(completion)])
+    with torch.no_grad():
+        out = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, **prompt.features
+        )
+    logprobs = torch.log_softmax(out.logits[0, :-1].float() / temperature, dim=-1)
+    return logprobs.gather(1, ids[0, 1:, None])[-len(completion) :, 0]
