@@ -117,7 +117,12 @@ def _claim(clause: Clause, target: Target) -> str:
     exempt = pattern("exempt").search(text)
     if not exempt and clause.words[0] in {"he", "she", "they"}:
         return "says something of the thing asked for"
-    if pattern("rule").search(text):  # "a bounce needs a contact": a rule for looking
+    if pattern("rule").search(text) and clause.words[0] not in {
+        "it",
+        "he",
+        "she",
+        "they",
+    }:  # "a bounce needs a contact": a rule for looking
         return ""
     if target.causal and set(clause.words) & {"because", "due", "caused", "causes", "makes", "made"}:
         return "states a cause"
@@ -145,6 +150,12 @@ def _harmless(clause: Clause, target: Target) -> bool:
     placed = "where" in target.question or any(category.name == "depth" for category in target.categories)
     if not placed and pattern("occluder").search(" ".join(clause.words)):
         return True  # what covers it is not what is asked for
+    if (
+        pattern("legible").search(" ".join(clause.words))
+        and not set(map(stem, clause.words)) & target.guarded
+    ):
+        new = set(_unknown(clause, target, props=True)) - lexicon().lists["viewing"]
+        return len(new) <= 1  # what is in the way may have a name
     return not target.listed and only_viewing(clause.words, topic, target.guarded)
 
 
@@ -170,8 +181,10 @@ def _generic(clause: Clause) -> bool:
     definite = set(clause.words) & {"the", "this", "that", "his", "her", "it", "he", "she", "you", "your"}
     if not definite and len(clause.words) > 3 and clause.words[1].endswith("s") and first.isalpha():
         return first not in lexicon().function | lexicon().lists["several"]  # "metal objects reflect ..."
+    modal = set(clause.words) & {"can", "may", "might", "could", "often", "sometimes", "usually", "look"}
     return (
         plural
+        and bool(modal or not definite)
         and len(clause.words) > 2
         and clause.words[1] not in lexicon().lists["openers"] | {"with", "from"}
     )

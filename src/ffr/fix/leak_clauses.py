@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ffr.fix.leak_remarks import is_remark, mere_landmarks
-from ffr.fix.leak_text import lexicon, stem, tokens
+from ffr.fix.leak_text import content, lexicon, stem, tokens
 
 _SENTENCE = re.compile(r"([.;:!?\n]+|\s-\s|\s--+\s)")
 _PARTICLES: Final = frozenset({"down", "out", "up", "off", "through", "over"})
@@ -121,7 +121,10 @@ def _points(body: list[str], topic: frozenset[str]) -> bool:
     """'The decisive contact happens near the end': a place is named and nothing is said of it."""
     if not any(_is(word, "meta") and stem(word) not in topic for word in body[:4]):
         return False
+    known = lexicon().neutral_stems | topic
     for index, word in enumerate(body):
+        if _is(word, "showing") and not any(_is(after, "wh") for after in body[index + 1 :]):
+            return all(stem(after) in known for after in content(body[index + 1 :]))
         if _is(word, "be") and index + 1 < len(body):
             return _is(body[index + 1], "pointing")
     return True

@@ -204,6 +204,10 @@ def _acrostic(passage: Passage, target: Target) -> str:
         return "an acrostic of the answer"
     for words in sentences:
         initials = "".join(word[0] for word in words)
+        if target.numeric:  # with all number words as goals, "the runner is out" would spell "trio"
+            if initials in goals:
+                return "an acrostic of the answer"
+            continue
         if any(
             initials == goal or (len(goal) >= 4 and goal in initials) or initials.startswith(goal)
             for goal in goals

@@ -7,8 +7,12 @@ who lacks the video can answer from that. Their words still pass the layers for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from ffr.fix.leak_text import content, lexicon, stem
+from ffr.fix.leak_text import content, lexicon, stem, stems
+
+MAX_NEW: Final = 1
+"""Words of a remark on the attempt that name something: what the student said it saw."""
 
 
 def is_remark(words: Sequence[str], topic: frozenset[str]) -> bool:
@@ -22,15 +26,23 @@ def is_remark(words: Sequence[str], topic: frozenset[str]) -> bool:
     if set(words) & lists["turning"]:  # "but", "because": what follows may tell
         return False
     if _of_the_attempt(words):
-        return True
+        known = lexicon().prop_stems | topic
+        new = [word for word in content(words[1:]) if stem(word) not in known | stems(lists["attempt_verbs"])]
+        return len(new) <= MAX_NEW
     head = [word for word in words[:3] if word not in lists["articles"]]
-    return bool(head) and head[0] in lists["film"] and stem(head[0]) not in topic
+    if not head or head[0] not in lists["film"] or stem(head[0]) in topic:
+        return False
+    usual = lists["film"] | lists["camera_verbs"] | lists["viewing"]
+    return all(word in usual or stem(word) in topic for word in content(words))
 
 
 def _of_the_attempt(words: Sequence[str]) -> bool:
     """'You described ...', 'your reading comes from ...'; not 'you missed ...', which tells what there is."""
     lists = lexicon().lists
-    if set(words) & lists["omission"]:
+    if set(words) & lists["omission"] or (set(words) & lists["persons"] and not set(words) & lists["wh"]):
+        return False
+    relative = "that" in words and any(word in lists["be"] for word in words[words.index("that") :])
+    if relative:  # "you described a tower that is upright"
         return False
     if words[0] == "your" and len(words) > 2:
         return bool(set(words[1:3]) & lists["attempts"])
