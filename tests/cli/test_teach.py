@@ -192,6 +192,9 @@ def test_what_cannot_be_done_is_said_in_words(teach, world, tmp_path):
     teach.output.write_text('{"uid": "a"}\n')
     code, said = teach(*oracle)
     assert code == 1 and "row 1" in said and "rollout_hash" in said
+    teach.output.write_bytes(b"\xff\n")
+    code, said = teach(*oracle)
+    assert code == 1 and "patches.jsonl: cannot be used" in said
 
 
 def test_ctrl_c_leaves_a_state_that_goes_on_and_nothing_loads_torch(teach, world):

@@ -91,7 +91,7 @@ class PatchFile:
         setup: Hash of all settings that shape a row; rows of another setup are not mixed in.
 
     Raises:
-        PatchFileError: A row is damaged, or was made with other settings.
+        PatchFileError: The file cannot be used, a row is damaged, or was made with other settings.
 
     Example:
         >>> with PatchFile(Path("patches.jsonl"), "3f") as rows:  # doctest: +SKIP
@@ -105,10 +105,13 @@ class PatchFile:
         self.statuses: Counter[str] = Counter()
         """Of all rows that are in the file now."""
         self._setup = setup
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._take_up()
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                self._take_up()
+            self._file: TextIO = path.open("a", encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PatchFileError(f"{path}: cannot be used ({error}); choose another --output") from error
 
     def __enter__(self) -> PatchFile:
         return self
@@ -117,9 +120,17 @@ class PatchFile:
         self._file.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row; in the kernel's hands when it returns (the journal keeps what was paid for)."""
-        self._file.write(json.dumps({**row, "setup": self._setup}, allow_nan=False) + "\n")
-        self._file.flush()
+        """Append one row; in the kernel's hands when it returns (the journal keeps what was paid for).
+
+        Raises:
+            PatchFileError: It cannot be written.
+        """
+        line = json.dumps({**row, "setup": self._setup}, allow_nan=False) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise PatchFileError(f"{self.path}: {error}; make room, then run the command again") from error
         self.statuses[str(row["status"])] += 1
 
     def _take_up(self) -> None:
@@ -145,7 +156,9 @@ class PatchFile:
         try:
             value: Any = json.loads(line)
         except ValueError as error:
-            raise PatchFileError(f"{where}: not JSON ({error}); remove the line or choose another") from error
+            raise PatchFileError(
+                f"{where}: not JSON ({error}); remove the line or choose another --output"
+            ) from error
         row = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
         missing = [name for name in NEEDED if name not in row]
         if missing:
