@@ -226,6 +226,8 @@ def run(recipe: Recipe, out: Path, log: Path | None = None, work: Path | None = 
         log: Progress rows (JSONL).
         work: Folder for the state after each phase; phases found there are not run again.
     """
+    if work:
+        work.mkdir(parents=True, exist_ok=True)
     start = ColdStart(recipe, log)
     start.note("recipe", 0, **asdict(recipe))
     for phase in PHASES:
@@ -256,8 +258,6 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = vars(parser.parse_args())
     out, log, work = (args.pop(name) for name in ("out", "log", "work"))
-    if work:
-        work.mkdir(parents=True, exist_ok=True)
     run(Recipe(**args), out, log, work)
 
 
