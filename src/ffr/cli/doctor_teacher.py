@@ -106,9 +106,9 @@ async def measure(cfg: TeacherConfig, *, limit_s: float = LIMIT_S) -> Measured:
     Returns:
         Checks in reading order; only the first ones if the server cannot be talked to at all.
     """
-    cfg = cfg.model_copy(
-        update={"max_retries": 0, "breaker_failures": 1_000, "attempt_timeout_s": limit_s / 2}
-    )
+    # One retry: a server may have closed a kept connection, after an error of its own for one.
+    changes = {"max_retries": 1, "breaker_failures": 1_000, "attempt_timeout_s": limit_s / 3}
+    cfg = cfg.model_copy(update=changes)
     client = ChatClient(cfg)
     probe = _Probe(client, choose_profile(cfg), time.monotonic() + limit_s)
     try:
