@@ -41,8 +41,8 @@ write each tile's time, place, shape, colour, drift and glow as a sum of the wor
 (2) the language part, tower frozen, describes three random moments per clip; (3) it answers as in training, 35 % of
 the prompts with a truthful patch. In the last steps the demonstrator looks at the right moment only in part of the
 cases where it has no patch, and always reports truthfully what it sees there: the student knows how to look, but
-often looks elsewhere. That is what a first-pass accuracy of about one half means here, by design, and why a patch
-that points at the moment helps it. Options stand in a fixed order (a value always has the same letter): with
+often looks elsewhere. That is where its first-pass accuracy comes from, by design, and why a patch that
+points at the moment helps it. Options stand in a fixed order (a value always has the same letter): with
 shuffled options everything else was learned within 650 steps while the letters stayed at chance (`negative` below).
 
 Each phase has its own part of the stream and starts from the state of the one before. The shipped checkpoint's first

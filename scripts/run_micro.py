@@ -28,11 +28,14 @@ from ffr.fix import make_teacher
 from ffr.types import Trace
 
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
-    "grpo": {"train": {"algorithm": "grpo"}},
-    "ffr": {"train": {"algorithm": "ffr"}},
-    "ffr_released": {"train": {"algorithm": "ffr_released"}, "reason": {"loss_norm": "seq_mean"}},
+    "grpo": {"train": {"algorithm": "grpo"}, "reason": {"baseline": "group", "scale": "std"}},
+    "ffr": {"train": {"algorithm": "ffr"}, "reason": {"baseline": "group", "scale": "std"}},
+    "ffr_released": {
+        "train": {"algorithm": "ffr_released"},
+        "reason": {"baseline": "group", "scale": "std", "loss_norm": "seq_mean"},
+    },
     "ffr_first_pass": {"train": {"algorithm": "ffr"}, "reason": {"baseline": "first_pass", "scale": "none"}},
-    "ffr_no_std": {"train": {"algorithm": "ffr"}, "reason": {"scale": "none"}},
+    "ffr_no_std": {"train": {"algorithm": "ffr"}, "reason": {"baseline": "group", "scale": "none"}},
     "ffr_reattach": {
         "train": {"algorithm": "ffr"},
         "reason": {"baseline": "first_pass", "scale": "none", "train_view": "reattach"},
@@ -48,7 +51,7 @@ class ResultSink:
         path: JSONL file.
         arm: Name of the arm.
         seed: Of the run.
-        budget: Rollouts (first passes and repairs) after which no further row is written.
+        per_step: First-pass rollouts of one step; repairs are added as they happen.
     """
 
     def __init__(self, path: Path, arm: str, seed: int, per_step: int) -> None:
