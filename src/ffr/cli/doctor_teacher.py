@@ -132,6 +132,7 @@ class _Probe:
         self._deadline = deadline
 
     async def names(self, model: str) -> Check:
+        """Does the server list the model?"""
         try:
             names = await self._client.models(deadline=self._deadline)
         except TeacherFault as fault:
