@@ -147,6 +147,7 @@ async def blind_test_server(
     client = ChatClient(cfg)
 
     async def ask(prompt: str, seed: int) -> str:
+        """One answer of the server, as text."""
         body = {
             "messages": [{"role": "user", "content": prompt}],
             "temperature": cfg.temperature,
