@@ -57,6 +57,7 @@ def test_batched_scoring_equals_a_plain_forward_per_row(model, encoder: Encoder)
 
 
 def test_vision_tower_runs_once_for_a_group(model, encoder: Encoder) -> None:
+    tiny.require_shared_media(model)
     patches: list[int] = []
     hook = model.model.visual.register_forward_hook(lambda _m, args, _out: patches.append(args[0].shape[0]))
     _sample(model, encoder, [VIEWS[0], VIEWS[1]], num=4)

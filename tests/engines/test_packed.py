@@ -54,6 +54,7 @@ def test_equal_tokens_of_different_images_are_not_shared(encoder: Encoder) -> No
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_packed_equals_one_sequence_per_row(model, encoder: Encoder, temperature: float) -> None:
+    tiny.require_shared_media(model)
     prompts, completions = _rows(encoder)
     batcher = Batcher(model, encoder.pad_id)
     assert can_pack(model, batcher)

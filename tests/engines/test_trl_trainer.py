@@ -150,6 +150,7 @@ def test_changing_the_frames_changes_the_loss_logprobs(build) -> None:
 
 def test_a_clip_passes_the_vision_tower_once_a_forward(build) -> None:
     trainer = build(teacher=tiny.FakeTeacher(), train={"algorithm": "ffr"})
+    tiny.require_shared_media(trainer.model)
     micro, _ = _rounds(trainer)
     seen: list[int] = []
     hook = trainer.model.model.visual.register_forward_hook(

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from ffr.config import Config
+from ffr.engines.batch import Batcher
 from ffr.types import (
     Diagnosis,
     ErrorType,
@@ -60,6 +62,12 @@ def _tokenizer():
         additional_special_tokens=list(SPECIAL[1:]),
         chat_template=TEMPLATE,
     )
+
+
+def require_shared_media(model: torch.nn.Module) -> None:
+    """Skips where this release of transformers cannot take visual features that are already encoded."""
+    if not Batcher(model, pad_id=0).shares_media:
+        pytest.skip("this transformers' forward takes pixels only: clips are not shared (a warning says so)")
 
 
 def build(path: Path, *, seed: int = 0) -> Path:

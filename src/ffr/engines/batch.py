@@ -8,15 +8,19 @@ that the completions of all rows share the last columns. Rows that show the same
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from ffr.engines.encode import EncodedPrompt, Medium
 
+log = logging.getLogger(__name__)
 _FEATURES = {"video": "get_video_features", "image": "get_image_features"}
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
 _GRIDS = {"video": "video_grid_thw", "image": "image_grid_thw"}
@@ -59,6 +63,17 @@ def unwrap(model: nn.Module) -> nn.Module:
     return base() if callable(base) else inner
 
 
+@cache
+def _warn_unshared(architecture: str) -> None:
+    # Once per architecture: the numbers are the same, a step takes longer.
+    log.warning(
+        "%s.forward does not take `mm_encoder_outputs` (transformers %s): every rollout's clip goes through "
+        "the vision tower, and a group is scored row by row",
+        architecture,
+        transformers.__version__,
+    )
+
+
 class Batcher:
     """Builds `Rows` and visual arguments for one model architecture.
 
@@ -75,6 +90,8 @@ class Batcher:
         takes = inspect.signature(type(inner).forward).parameters
         self.shares_media = "mm_encoder_outputs" in takes
         self._takes_types = "mm_token_type_ids" in takes
+        if not self.shares_media:
+            _warn_unshared(type(inner).__name__)
 
     def rows(
         self,
@@ -184,7 +201,9 @@ class Batcher:
 
 def _joined(media: Sequence[Medium], device: torch.device) -> dict[str, Tensor]:
     names = dict.fromkeys(name for m in media for name in m.features)
-    return {name: torch.cat([m.features[name] for m in media]).to(device) for name in names}
+    # Images and clips carry different features; each name is joined over the media that have it.
+    having = {name: [m.features[name] for m in media if name in m.features] for name in names}
+    return {name: torch.cat(tensors).to(device) for name, tensors in having.items()}
 
 
 def row_logprobs(
