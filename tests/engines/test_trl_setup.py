@@ -54,7 +54,7 @@ def test_arguments_follow_the_configuration(checkpoint: Path, tmp_path: Path) ->
         ({"train": {"micro_batch_size": 3}}, r"micro_batch_size = 3 does not divide .* = 8"),
         ({"find": {"group_size": 1}, "train": {"micro_batch_size": 1}}, r"group_size = 1.*at least 2"),
         ({"train": {"updates_per_batch": 3}}, r"save_every = 100 is not a multiple .* = 3"),
-        ({"train": {"algorithm": "sft"}}, r"ffr.engines.sft"),
+        ({"train": {"algorithm": "sft"}}, r"ffr.engines.traces"),
     ],
 )
 def test_impossible_settings_are_refused(checkpoint: Path, tmp_path: Path, changes, message: str) -> None:

@@ -114,11 +114,21 @@ def run_training(cfg: Config, *, resume: bool = False, console: Console | None =
     if is_main_process():
         sinks.insert(0, RunWriter(cfg.report.output_dir, cfg.model_dump(mode="json")))
     try:
+        if cfg.train.algorithm == "sft":
+            return _supervised(cfg, samples, sinks, resume=resume)
         return train_engine(cfg, samples, teacher=teacher, sinks=sinks, resume=resume)
     except (NoTeacherError, EngineConfigError, CheckpointError) as error:
         raise CliError(str(error)) from error
     finally:
         progress.close()
+
+
+def _supervised(cfg: Config, samples: Sequence[Sample], sinks: Sequence[Any], *, resume: bool) -> Any:
+    from ffr.engines.traces import sft_on_samples
+
+    if resume:
+        raise CliError("train.algorithm = 'sft' writes no checkpoints on the way: run it without --resume")
+    return sft_on_samples(cfg, samples, sinks=sinks)
 
 
 def log_to(console: Console) -> None:
