@@ -72,7 +72,8 @@ def check_config(cfg: Config) -> None:
     rows = cfg.train.questions_per_step * cfg.find.group_size
     if cfg.train.algorithm == "sft":
         raise EngineConfigError(
-            "train.algorithm = 'sft' has its own loop: ffr.engines.traces.sft_on_samples (`ffr train` takes it)"
+            "train.algorithm = 'sft' has its own loop: ffr.engines.traces.sft_on_samples "
+            "(`ffr train` takes it)"
         )
     if cfg.find.group_size < 2:
         raise EngineConfigError(f"find.group_size = {cfg.find.group_size}: a group needs at least 2 rollouts")
