@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from ffr.cli.main import main
 from ffr.fix.audit import rate_of, read_patches
 from ffr.fix.blind import mcnemar, shuffled
 from tests.fix.fake_server import FakeServer, Reply, say
@@ -21,16 +20,6 @@ QUESTION = {
 }
 LEAKING = {"error_types": ["attribute"], "key_frames": [[5, 8]], "guidance": "The ball is blue."}
 CLEAN = {"error_types": ["temporal", "attribute"], "key_frames": [[5, 8]], "guidance": "Watch the ball."}
-
-
-@pytest.fixture
-def ffr(capsys):
-    def call(*words):
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -8,22 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ffr.cli.main import main
 from ffr.cli.train import planned_steps
 from ffr.config import Config, FixConfig, TeacherConfig
 from ffr.fix import NoTeacherError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def ffr(capsys):
-    def call(*words):
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

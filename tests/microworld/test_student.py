@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ffr
-from ffr.data.microworld import KINDS, render_frames
+from ffr.data.microworld import render_frames
 from ffr.data.microworld.questions import LETTERS
 from ffr.engines.encode import Encoder
 from ffr.engines.micro.evaluate import demo_settings, held_out, load_student, measure, summarize
@@ -20,7 +20,7 @@ from ffr.engines.micro.stream import demonstrate, student_pixels, visual_labels
 from ffr.engines.micro.student import StudentSize, build_processor, build_tokenizer
 from ffr.find import verify
 from ffr.fix import check_leak
-from ffr.observe import observe
+from ffr.observe import observe, uniform_indices
 from ffr.types import Frame, Observation, Option, ProblemType, Sample
 
 STUDENT = Path(ffr.__file__).parent / "assets" / "micro-student"
@@ -90,8 +90,7 @@ def test_the_patch_is_in_the_prompt_as_training_shows_it():
 def test_streamed_pixels_are_what_the_processor_makes(tokenizer):
     rng = np.random.default_rng(4)
     demo = demonstrate(rng, index=0, seed=0, skill=1.0, patched=False)
-    indices = [3 * i if i < 15 else 47 for i in range(16)]
-    indices = [int(i) for i in np.linspace(0, 47, 16).round()]
+    indices = uniform_indices(48, 16)
     drawn = render_frames(demo.world, indices, tile_px=28)
     frames = tuple(
         Frame(i + 1, indices[i], indices[i] / 12, f"sha{i}", 84, 56, pixels=drawn[i]) for i in range(16)
@@ -186,4 +185,3 @@ def test_frames_matter_to_the_student(tmp_path):
         return sum(hits) / len(hits)
 
     assert accuracy(observations) > accuracy(swapped) + 0.05
-    assert len(KINDS) == 6

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
 from ffr.data.microworld.questions import Question, make_question
 from ffr.data.microworld.render import Pixels, render_frames
@@ -153,8 +152,3 @@ def write_microworld(
         _write_text(root / f"{split}.json", json.dumps(rows, indent=1))
         _write_text(root / f"{split}.timelines.jsonl", "\n".join(timelines) + "\n")
     return MicroWorld(root=root, train=root / "train.json", test=root / "test.json")
-
-
-def sampled_frame_indices(num_frames: int, total: int) -> tuple[int, ...]:
-    """Source indices of a uniform sampling with both ends, as `ffr.observe.uniform_indices` gives."""
-    return tuple(int(i) for i in np.linspace(0, total - 1, num_frames).round())

@@ -29,7 +29,7 @@ from ffr.data.microworld.world import (
     sample_world,
     world_rng,
 )
-from ffr.data.microworld.write import sampled_frame_indices
+from ffr.observe import uniform_indices
 
 NUM_STUDENT_FRAMES = 16
 UNSURE = "unsure"
@@ -116,7 +116,7 @@ def student_pixels(world: World, rng: np.random.Generator, *, noise: float = 2.0
 
     A little noise stands for what the codec does.
     """
-    frames = render_frames(world, sampled_frame_indices(NUM_STUDENT_FRAMES, NUM_FRAMES), tile_px=_TILE_PX)
+    frames = render_frames(world, uniform_indices(NUM_FRAMES, NUM_STUDENT_FRAMES), tile_px=_TILE_PX)
     noisy = frames.astype(np.float32) + rng.normal(0.0, noise, frames.shape).astype(np.float32)
     scaled = (np.clip(noisy, 0, 255) / 255.0 - _MEAN) / _STD
     num, height, width = frames.shape[:3]
