@@ -1,0 +1,1 @@
+"""What needs a model: a checkpoint in this process, or a server."""
