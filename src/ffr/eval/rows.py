@@ -23,6 +23,57 @@ class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class BenchmarkInfo(_Line):
+    """What a run asks of one benchmark.
+
+    Example:
+        >>> BenchmarkInfo(num_items=600).tasks
+        ()
+    """
+
+    num_items: int
+    """Questions of the run: the denominator, those without media included."""
+    num_missing: int = 0
+    """Questions whose media was not on this machine when the run began."""
+    num_total: int = 0
+    """Questions of the benchmark's asked tasks before `--limit`."""
+    tasks: tuple[str, ...] = ()
+    """Those asked for; empty for all."""
+    limit: int | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    """Annotation files as (path under the root, sha256)."""
+    notes: tuple[str, ...] = ()
+
+
+class RunInfo(_Line):
+    """`eval.json`: what was run, and under which protocol. No score is kept here.
+
+    Example:
+        >>> RunInfo(name="m", model="m", engine="hf", config_hash="ab", frames=(16,), seeds=(42,)).modes
+        ('plain',)
+    """
+
+    format: int = 1
+    name: str
+    """Of the model, in tables."""
+    model: str
+    engine: str
+    """`hf`, `openai/frames` or `openai/video`."""
+    config_hash: str
+    config: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """All that decides an output, as hashed."""
+    frames: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """A run asks every item at every number of frames with every seed."""
+    modes: tuple[str, ...] = ("plain",)
+    benchmarks: dict[str, BenchmarkInfo] = Field(default_factory=dict[str, BenchmarkInfo])
+    cards: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """The fields of a `ProtocolCard` by `<benchmark>@<frames>`, from the rows written so far."""
+    versions: dict[str, str] = Field(default_factory=dict[str, str])
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know."""
+
+
 class ItemRow(_Line):
     """One question of a run.
 
@@ -84,9 +135,11 @@ class EvalRow(_Line):
     frame_indices: tuple[int, ...] = ()
     """In the source file, after clamping to the clip."""
     fps: float = 0.0
+    """Frames per second as shown: frames less one over the time between the first and the last."""
     width_px: int = 0
     height_px: int = 0
     video_sha256: str = ""
+    """Of the file's bytes; `m-<hash of size, time and path>` for files too large to be read twice."""
     prompt_sha256: str = ""
     error: str = ""
     """`<status>: <detail>` where there is no output; such a row scores 0 and is retried on `--resume`."""
@@ -104,6 +157,25 @@ class EvalRow(_Line):
 
 class RunFileError(ValueError):
     """A run's file can't be read; the message names file, line and remedy."""
+
+
+def read_run(run: Path) -> RunInfo:
+    """What `eval.json` says.
+
+    Raises:
+        RunFileError: If the file is missing or can't be read.
+    """
+    path = run / EVAL_FILE
+    try:
+        return RunInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunFileError(f"{path}: no such file; is {run} a run of `ffr eval`?") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise RunFileError(
+            f"{path}, {where}: {first['msg']}; run `ffr eval` anew in another folder"
+        ) from None
 
 
 def read_items(run: Path) -> dict[str, ItemRow]:
