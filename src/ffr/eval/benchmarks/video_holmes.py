@@ -1,0 +1,56 @@
+"""Video-Holmes (TencentARC/Video-Holmes): suspense films, seven question types, six options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ffr.data.video_holmes import QUESTION_TYPES
+from ffr.eval.base import Target
+from ffr.eval.benchmarks.fields import Fields
+from ffr.eval.benchmarks.files import Annotations, SourceRow, locate, read_all
+from ffr.eval.benchmarks.official import OfficialBenchmark
+
+FILES = ("test_Video-Holmes.json", "test*.json", "test*.parquet", "data/test*.parquet", "*.json", "*.tsv")
+
+
+class VideoHolmes(OfficialBenchmark):
+    """Rows: `video ID, Question ID, Question Type, Question, Options {A..F}, Answer, Explanation`."""
+
+    name, title = "video_holmes", "Video-Holmes"
+    hub, licence = "TencentARC/Video-Holmes", "Apache-2.0 (academic purpose only)"
+    tasks = QUESTION_TYPES
+
+    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
+        return read_all(locate(root, self.name, FILES))
+
+    def target(self, record: Mapping[str, Any]) -> Target:
+        row = Fields(self.name, record)
+        options = row.lettered("Options", "options")
+        task = row.text("Question Type", "question_type", default="")
+        if task and task not in self.tasks:
+            raise row.error("Question Type", f"is {task!r}; known: {', '.join(self.tasks)}")
+        return Target("choice", row.letter(options, "Answer", "answer"), options, task)
+
+    def media(self, row: Fields) -> tuple[str, ...]:
+        video = row.text("video ID", "video_id")
+        folders = ("videos_cropped/", "", "videos/")
+        return tuple(f"{folder}{video}.{end}" for folder in folders for end in ("mp4", "MP4", "mkv", "webm"))
+
+    def own_id(self, row: Fields, source: SourceRow) -> str:
+        return (
+            f"{row.text('video ID', 'video_id')}/{row.text('Question ID', default=str(source.source_index))}"
+        )
+
+    def question(self, row: Fields, target: Target) -> str:
+        return row.text("Question", "question")
+
+    def prompt(self, row: Fields, target: Target) -> str:
+        options = ", ".join(f"{o.label}: {o.text}" for o in target.options)
+        return (
+            "Based on the given video, reason and answer the single-choice question. Provide your reasoning "
+            "between the <think> and </think> tags, and then give your final answer between the <answer> and "
+            f"</answer> tags. The question is: {self.question(row, target)}. The options are: {options}. "
+            "Your answer:"
+        )
