@@ -27,7 +27,7 @@ def test_a_cached_observation_is_the_same(tmp_path, monkeypatch):
     def no_decoding(*args):
         raise AssertionError("decoded although cached")
 
-    monkeypatch.setattr(clip, "decode_clip", no_decoding)
+    monkeypatch.setattr(clip, "decode_clips", no_decoding)
     again = observe(make_sample(path), cfg)
     assert again == first == plain
     assert again.notes == ("short_clip:3",)

@@ -1,8 +1,8 @@
 """What the student sees: exact frames with times, the prompt, and the patch after it. No torch."""
 
-from ffr.observe.clip import decode_clip, load_clip, read_frames_at, read_image
+from ffr.observe.clip import decode_clip, decode_clips, load_clip, load_clips, read_frames_at, read_image
 from ffr.observe.errors import MEDIA_STATUSES, MediaError
-from ffr.observe.frames import fit_size, make_frame, pixel_hash, resize, uniform_indices
+from ffr.observe.frames import UNIFORM, FrameRule, fit_size, make_frame, pixel_hash, resize, uniform_indices
 from ffr.observe.observation import check_clips, observe
 from ffr.observe.prompt import render_patch, render_prompt, state_line, template_version, user_text
 from ffr.observe.transforms import (
@@ -18,18 +18,22 @@ from ffr.observe.video import ClipIndex, DecodeLimits, decode_frames, index_vide
 
 __all__ = [
     "MEDIA_STATUSES",
+    "UNIFORM",
     "ClipIndex",
     "DecodeLimits",
+    "FrameRule",
     "MediaError",
     "apply_patch",
     "check_clips",
     "crop_frame",
     "decode_clip",
+    "decode_clips",
     "decode_frames",
     "drop_video",
     "fit_size",
     "index_video",
     "load_clip",
+    "load_clips",
     "make_frame",
     "mask_frames",
     "observe",

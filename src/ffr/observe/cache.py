@@ -42,7 +42,13 @@ class CachedClip:
 
 
 def file_identity(path: Path) -> str:
-    """`c-<sha256 of the bytes>`, or `m-<sha256 of size, mtime and path>` for large files."""
+    """`c-<sha256 of the bytes>`, or `m-<sha256 of size, mtime and path>` for large files and folders."""
+    if path.is_dir():
+        text = json.dumps(
+            [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(path.iterdir())]
+            + [str(path.resolve())]
+        )
+        return "m-" + hashlib.sha256(text.encode()).hexdigest()
     stat = path.stat()
     if stat.st_size > HASHED_BYTES:
         text = f"{stat.st_size}:{stat.st_mtime_ns}:{path.resolve()}"
@@ -51,9 +57,8 @@ def file_identity(path: Path) -> str:
         return "c-" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cache_file(cache_dir: Path, path: Path, settings: Sequence[object]) -> Path:
-    """Where the clip's frames under these settings are kept."""
-    identity = file_identity(path)
+def cache_file(cache_dir: Path, identity: str, settings: Sequence[object]) -> Path:
+    """Where the frames of the clip with this `file_identity` are kept under these settings."""
     text = json.dumps([VERSION, identity, *settings])
     return cache_dir / f"{identity[:2]}{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from ffr.config import ObserveConfig
 from ffr.observe import cache
 from ffr.observe.cache import CachedClip
 from ffr.observe.errors import MediaError
-from ffr.observe.frames import Pixels, fit_size, make_frame, resize, uniform_indices
+from ffr.observe.folder import folder_fps, index_folder, read_folder
+from ffr.observe.frames import UNIFORM, FrameRule, Pixels, fit_size, make_frame, resize
 from ffr.observe.video import DEFAULT_LIMITS, ClipIndex, DecodeLimits, check_file, decode_frames, index_video
 from ffr.observe.worker import decode_isolated
 from ffr.types import Frame, Sample
@@ -70,38 +72,87 @@ def decode_clip(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits = DEFAU
     Raises:
         MediaError: If the media can't be shown.
     """
+    return decode_clips(sample, cfg, (cfg.num_frames,), limits)[cfg.num_frames]
+
+
+def decode_clips(
+    sample: Sample,
+    cfg: ObserveConfig,
+    nums: Sequence[int],
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    rule: FrameRule = UNIFORM,
+) -> dict[int, CachedClip]:
+    """Several numbers of frames of one sample out of one pass over its file.
+
+    The index sets of 16, 32 and 64 frames are not nested, so their union is decoded and then split.
+    A file on which the decoder had trouble is decoded once for each number instead: what is shown
+    never depends on which other numbers were asked for.
+
+    Args:
+        sample: Whose clip; its question is not looked at.
+        cfg: Pixel limits; its `num_frames` is not looked at.
+        nums: Numbers of frames.
+        limits: What the file may cost.
+        rule: Which frames.
+
+    Returns:
+        One clip per number, equal to that of a pass for the number alone.
+
+    Raises:
+        MediaError: If the media can't be shown.
+    """
     path = sample.video
-    if is_image(path, sample.media_type):
-        pixels = read_image(path, limits)
-        size = fit_size(
-            pixels.shape[1],
-            pixels.shape[0],
-            max_px=cfg.max_image_px,
-            min_px=min(cfg.min_frame_px, cfg.max_image_px),
-            factor=cfg.size_factor_px,
-        )
-        frame = make_frame(resize(pixels, size), number=1, source_index=0, timestamp_s=0.0)
-        return CachedClip((frame,), 0.0, ())
-    index = index_video(path, limits)
+    if not path.is_dir() and is_image(path, sample.media_type):
+        image = _image(path, cfg, limits)
+        return dict.fromkeys(nums, image)
+    index = index_folder(sample) if path.is_dir() else index_video(path, limits)
     first, last = _bounds(index, sample.clip_s, path)
-    wanted = [first + i for i in uniform_indices(last - first, cfg.num_frames)]
-    decoded, notes = decode_frames(path, index, wanted, limits)
     times = index.times_s
-    size: tuple[int, int] | None = None
-    frames: list[Frame] = []
-    for i in wanted:
-        if i not in decoded:
-            continue
-        if size is None:
-            height, width = decoded[i].shape[:2]
-            size = fit_size(
-                width, height, max_px=cfg.max_frame_px, min_px=cfg.min_frame_px, factor=cfg.size_factor_px
-            )
-        pixels = resize(decoded[i], size)
-        frames.append(make_frame(pixels, number=len(frames) + 1, source_index=i, timestamp_s=times[i]))
-    short = (f"short_clip:{last - first}",) if last - first < cfg.num_frames else ()
+    fps = (len(times) - 1) / times[-1] if times[-1] > 0 else 25.0
+    wanted = {num: [first + i for i in rule.choose(last - first, num, fps)] for num in nums}
+    union = sorted({i for indices in wanted.values() for i in indices})
+    if path.is_dir():
+        decoded, notes = read_folder(path, union, lambda file: read_image(file, limits))
+    else:
+        decoded, notes = decode_frames(path, index, union, limits)
+    if notes and len(wanted) > 1:
+        return {num: decode_clips(sample, cfg, (num,), limits, rule)[num] for num in wanted}
+    made = _sized(decoded, times, cfg)
     duration_s = index.duration_s if sample.clip_s is None else times[last - 1] - times[first]
-    return CachedClip(tuple(frames), duration_s, (*index.notes, *notes, *short))
+    clips: dict[int, CachedClip] = {}
+    for num, indices in wanted.items():
+        kept = [made[i] for i in indices if i in made]
+        frames = tuple(replace(frame, number=k) for k, frame in enumerate(kept, start=1))
+        short = (f"short_clip:{last - first}",) if last - first < num else ()
+        clips[num] = CachedClip(frames, duration_s, (*index.notes, *notes, *short))
+    return clips
+
+
+def _image(path: Path, cfg: ObserveConfig, limits: DecodeLimits) -> CachedClip:
+    pixels = read_image(path, limits)
+    size = fit_size(
+        pixels.shape[1],
+        pixels.shape[0],
+        max_px=cfg.max_image_px,
+        min_px=min(cfg.min_frame_px, cfg.max_image_px),
+        factor=cfg.size_factor_px,
+    )
+    frame = make_frame(resize(pixels, size), number=1, source_index=0, timestamp_s=0.0)
+    return CachedClip((frame,), 0.0, ())
+
+
+def _sized(decoded: Mapping[int, Pixels], times: Sequence[float], cfg: ObserveConfig) -> dict[int, Frame]:
+    """The decoded frames at the size of the first one, by source index; all numbered 1."""
+    if not decoded:
+        return {}
+    height, width = decoded[min(decoded)].shape[:2]
+    size = fit_size(
+        width, height, max_px=cfg.max_frame_px, min_px=cfg.min_frame_px, factor=cfg.size_factor_px
+    )
+    return {
+        i: make_frame(resize(pixels, size), number=1, source_index=i, timestamp_s=times[i])
+        for i, pixels in decoded.items()
+    }
 
 
 def load_clip(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits = DEFAULT_LIMITS) -> CachedClip:
@@ -112,29 +163,73 @@ def load_clip(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits = DEFAULT
     Raises:
         MediaError: If the media can't be shown.
     """
-    decode = decode_isolated if limits.isolate else decode_clip
+    return load_clips(sample, cfg, (cfg.num_frames,), limits)[cfg.num_frames]
+
+
+def load_clips(
+    sample: Sample,
+    cfg: ObserveConfig,
+    nums: Sequence[int],
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    rule: FrameRule = UNIFORM,
+) -> dict[int, CachedClip]:
+    """`decode_clips` through the frame cache, where each number of frames has an entry of its own.
+
+    Entries of uniform frames are those of `load_clip`, hence shared with training.
+
+    Raises:
+        MediaError: If the media can't be shown.
+        ValueError: If the decode is to be isolated and the rule is not `UNIFORM`.
+    """
     if cfg.cache_dir is None:
-        return decode(sample, cfg, limits)
-    check_file(sample.video, limits)
+        return _decode(sample, cfg, nums, limits, rule)
+    if not sample.video.is_dir():
+        check_file(sample.video, limits)
+    identity = cache.file_identity(sample.video)
+    paths = {num: _entry(cfg, sample, num, rule, cfg.cache_dir, identity) for num in nums}
+    clips: dict[int, CachedClip] = {}
+    damaged: set[int] = set()
+    for num, path in paths.items():
+        try:
+            clip = cache.load(path)
+        except ValueError:
+            clip = None
+            damaged.add(num)
+        if clip is not None:
+            clips[num] = clip
+    if todo := [num for num in paths if num not in clips]:
+        for num, clip in _decode(sample, cfg, todo, limits, rule).items():
+            cache.store(paths[num], clip)
+            notes = (*clip.notes, "cache_damaged") if num in damaged else clip.notes
+            clips[num] = CachedClip(clip.frames, clip.duration_s, notes)
+    return clips
+
+
+def _entry(
+    cfg: ObserveConfig, sample: Sample, num: int, rule: FrameRule, cache_dir: Path, identity: str
+) -> Path:
     settings = (
         is_image(sample.video, sample.media_type),
         sample.clip_s,
-        cfg.num_frames,
+        num,
         cfg.max_frame_px,
         cfg.min_frame_px,
         cfg.max_image_px,
         cfg.size_factor_px,
+        *(() if rule is UNIFORM else (rule.name,)),
+        *((folder_fps(sample),) if sample.video.is_dir() else ()),
     )
-    path = cache.cache_file(cfg.cache_dir, sample.video, settings)
-    damaged = ()
-    try:
-        clip = cache.load(path)
-    except ValueError:
-        clip, damaged = None, ("cache_damaged",)
-    if clip is None:
-        clip = decode(sample, cfg, limits)
-        cache.store(path, clip)
-    return CachedClip(clip.frames, clip.duration_s, (*clip.notes, *damaged))
+    return cache.cache_file(cache_dir, identity, settings)
+
+
+def _decode(
+    sample: Sample, cfg: ObserveConfig, nums: Sequence[int], limits: DecodeLimits, rule: FrameRule
+) -> dict[int, CachedClip]:
+    if not limits.isolate:
+        return decode_clips(sample, cfg, nums, limits, rule)
+    if rule is not UNIFORM:
+        raise ValueError(f"frames by the rule {rule.name!r} can't be decoded in a process of their own")
+    return {n: decode_isolated(sample, cfg.model_copy(update={"num_frames": n}), limits) for n in nums}
 
 
 def read_frames_at(

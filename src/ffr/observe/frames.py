@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,24 @@ def uniform_indices(total: int, n: int) -> tuple[int, ...]:
     if n >= total:
         return tuple(range(total))
     return tuple(int(i) for i in np.linspace(0, total - 1, n).round())
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRule:
+    """A way to choose frames, with the name that tells it apart in caches and results.
+
+    Example:
+        >>> UNIFORM.choose(9, 3, 25.0)
+        (0, 4, 8)
+    """
+
+    name: str
+    choose: Callable[[int, int, float], Sequence[int]]
+    """From the number of frames, how many are wanted and frames per second to 0-based indices."""
+
+
+UNIFORM = FrameRule("uniform", lambda total, num, fps: uniform_indices(total, num))
+"""`uniform_indices`, as all peers sample."""
 
 
 def fit_size(width: int, height: int, *, max_px: int, min_px: int = 0, factor: int = 28) -> tuple[int, int]:

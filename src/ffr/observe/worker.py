@@ -38,6 +38,7 @@ def decode_isolated(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits) ->
             "video": str(sample.video.absolute()),
             "media_type": sample.media_type,
             "clip_s": sample.clip_s,
+            "meta": {"fps": sample.meta["fps"]} if "fps" in sample.meta else {},
             "cfg": cfg.model_dump(mode="json"),
             "limits": asdict(replace(limits, isolate=False)),
             "out": str(out),
@@ -86,6 +87,7 @@ def main() -> int:
         video=Path(job["video"]),
         media_type=job["media_type"],
         clip_s=(bounds[0], bounds[1]) if bounds else None,
+        meta=job["meta"],
     )
     try:
         clip = decode_clip(sample, ObserveConfig.model_validate(job["cfg"]), DecodeLimits(**job["limits"]))

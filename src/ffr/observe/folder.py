@@ -1,0 +1,70 @@
+"""Clips that a data set ships as a folder of pictures (TVQA in MVBench): the same index, no decoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+
+from ffr.observe.errors import MediaError
+from ffr.observe.frames import Pixels
+from ffr.observe.video import ClipIndex
+from ffr.types import Sample
+
+FOLDER_FPS = 3.0
+"""Pictures per second where the row's `meta["fps"]` says nothing (TVQA's rate)."""
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+def folder_fps(sample: Sample) -> float:
+    """Pictures per second of the sample's folder.
+
+    Raises:
+        MediaError: If the row's `meta["fps"]` is no positive number.
+    """
+    fps = sample.meta.get("fps", FOLDER_FPS)
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1000:
+        raise MediaError("undecodable", sample.video, f"meta fps is {fps!r}, must be a positive number")
+    return float(fps)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, in the order of the numbers in their names (`frame2` before `frame10`)."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    return sorted(found, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
+
+
+def index_folder(sample: Sample) -> ClipIndex:
+    """When each picture of the sample's folder is shown.
+
+    Raises:
+        MediaError: `missing` if there is no picture.
+    """
+    num = len(picture_files(sample.video))
+    if not num:
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise MediaError("missing", sample.video, f"the folder has no picture ({kinds}); fetch it again")
+    step = 1 / Fraction(folder_fps(sample)).limit_denominator(1000)
+    return ClipIndex(pts=tuple(range(num)), keys=(), time_base=step)
+
+
+def read_folder(
+    folder: Path, wanted: Iterable[int], read: Callable[[Path], Pixels]
+) -> tuple[dict[int, Pixels], tuple[str, ...]]:
+    """Exactly the wanted pictures, by position; `partial:<k>` notes those that can't be read.
+
+    Raises:
+        MediaError: If none of them can be read.
+    """
+    files = picture_files(folder)
+    got: dict[int, Pixels] = {}
+    failed: list[MediaError] = []
+    for i in sorted(set(wanted)):
+        try:
+            got[i] = read(files[i])
+        except MediaError as error:
+            failed.append(error)
+    if not got:
+        raise failed[0]
+    return got, ((f"partial:{len(failed)}",) if failed else ())
