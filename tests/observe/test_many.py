@@ -99,7 +99,7 @@ def folder_of(path, num):
 
 def test_a_folder_of_pictures_is_a_clip(tmp_path):
     folder = folder_of(tmp_path / "tvqa", 12)
-    sample = make_sample(folder, clip_s=(1.0, 3.0), meta={"fps": 2.0})
+    sample = make_sample(folder, clip_s=(1.0, 3.0), meta={"folder_fps": 2.0})
     got = load_clips(sample, CFG, (3, 5))
     # 2 pictures a second: 1.0 s..3.0 s are pictures 2..6, `frame10` comes after `frame9`.
     assert [f.source_index for f in got[3].frames] == [2, 4, 6]
@@ -118,5 +118,5 @@ def test_a_folder_with_a_bad_picture_or_none(tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(MediaError, match="missing"):
         load_clips(make_sample(tmp_path / "bare"), CFG, (4,))
-    with pytest.raises(MediaError, match="meta fps"):
-        load_clips(make_sample(folder, meta={"fps": "fast"}), CFG, (4,))
+    with pytest.raises(MediaError, match="meta folder_fps"):
+        load_clips(make_sample(folder, meta={"folder_fps": "fast"}), CFG, (4,))

@@ -13,7 +13,7 @@ from ffr.observe.video import ClipIndex
 from ffr.types import Sample
 
 FOLDER_FPS = 3.0
-"""Pictures per second where the row's `meta["fps"]` says nothing (TVQA's rate)."""
+"""Pictures per second where the row's `meta["folder_fps"]` says nothing (TVQA's rate)."""
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
@@ -21,11 +21,13 @@ def folder_fps(sample: Sample) -> float:
     """Pictures per second of the sample's folder.
 
     Raises:
-        MediaError: If the row's `meta["fps"]` is no positive number.
+        MediaError: If the row's `meta["folder_fps"]` is no positive number.
     """
-    fps = sample.meta.get("fps", FOLDER_FPS)
+    fps = sample.meta.get("folder_fps", FOLDER_FPS)
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1000:
-        raise MediaError("undecodable", sample.video, f"meta fps is {fps!r}, must be a positive number")
+        raise MediaError(
+            "undecodable", sample.video, f"meta folder_fps is {fps!r}, must be a positive number"
+        )
     return float(fps)
 
 

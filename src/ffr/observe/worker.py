@@ -38,7 +38,7 @@ def decode_isolated(sample: Sample, cfg: ObserveConfig, limits: DecodeLimits) ->
             "video": str(sample.video.absolute()),
             "media_type": sample.media_type,
             "clip_s": sample.clip_s,
-            "meta": {"fps": sample.meta["fps"]} if "fps" in sample.meta else {},
+            "meta": {"folder_fps": sample.meta["folder_fps"]} if "folder_fps" in sample.meta else {},
             "cfg": cfg.model_dump(mode="json"),
             "limits": asdict(replace(limits, isolate=False)),
             "out": str(out),
