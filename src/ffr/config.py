@@ -249,6 +249,8 @@ class ModelConfig(Section):
     lora_rank: NonNegInt = 0
     """0 trains all weights."""
     freeze_vision: bool = False
+    shared_prefix: bool = True
+    """Score a group in one sequence that reads the clip and the question once; False: row by row."""
 
 
 class TrainConfig(Section):
@@ -272,8 +274,9 @@ class TrainConfig(Section):
     """Stops earlier than the epochs when set."""
     questions_per_step: PositiveInt = 1
     """Questions of one optimiser step on one process (release: 1)."""
-    micro_batch_size: PositiveInt = 1
-    """Rollouts of one forward pass of the loss."""
+    micro_batch_size: PositiveInt | None = None
+    """Rollouts of one forward pass of the loss, a question's next to each other; fewer take less memory.
+    None: a whole group where it shares its observation (`model.shared_prefix`), else one."""
     updates_per_batch: PositiveInt = 1
     """Optimiser passes over the same rollouts; the ratio leaves 1 from the second on."""
     seed: int = 42
@@ -316,6 +319,14 @@ class Config(Section):
     reason: ReasonConfig = ReasonConfig()
     train: TrainConfig = TrainConfig()
     report: ReportConfig = ReportConfig()
+
+    @property
+    def rows_per_pass(self) -> int:
+        """`train.micro_batch_size`, or what its None stands for."""
+        if self.train.micro_batch_size is not None:
+            return self.train.micro_batch_size
+        share = self.model.shared_prefix and self.train.algorithm != "sft"
+        return self.find.group_size if share else 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ import transformers
 from torch import Tensor, nn
 
 from ffr.engines.encode import EncodedPrompt, Medium
+from ffr.engines.features import FeatureCache, fixed_tower, join_output, split_output
 
 log = logging.getLogger(__name__)
 _FEATURES = {"video": "get_video_features", "image": "get_image_features"}
@@ -64,11 +66,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @cache
-def _warn_unshared(architecture: str) -> None:
+def _warn_pixels(architecture: str) -> None:
     # Once per architecture: the numbers are the same, a step takes longer.
     log.warning(
-        "%s.forward does not take `mm_encoder_outputs` (transformers %s): every rollout's clip goes through "
-        "the vision tower, and a group is scored row by row",
+        "%s.forward does not take `mm_encoder_outputs` (transformers %s): a clip goes through the vision "
+        "tower once per sequence that shows it, and for every question anew",
         architecture,
         transformers.__version__,
     )
@@ -84,6 +86,7 @@ class Batcher:
 
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         self.pad_id = pad_id
+        self._kept = FeatureCache()
         inner = unwrap(model)
         self._rope = getattr(getattr(inner, "model", inner), "get_rope_index", None)
         self._rope_names = frozenset(inspect.signature(self._rope).parameters) if self._rope else frozenset()
@@ -91,7 +94,7 @@ class Batcher:
         self.shares_media = "mm_encoder_outputs" in takes
         self._takes_types = "mm_token_type_ids" in takes
         if not self.shares_media:
-            _warn_unshared(type(inner).__name__)
+            _warn_pixels(type(inner).__name__)
 
     def rows(
         self,
@@ -139,18 +142,29 @@ class Batcher:
         return next_B[None, :, None].expand(3, -1, -1) if self._rope else next_B[:, None]
 
     def vision(self, model: nn.Module, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
-        """Visual arguments of the model's forward pass for these rows, in row order.
+        """Visual arguments of the model's forward pass for left-padded rows, in row order."""
+        media = [medium for prompt in prompts for medium in prompt.media]
+        return self.visual_inputs(model, media, [prompt.mm_types for prompt in prompts])
+
+    def visual_inputs(
+        self, model: nn.Module, media: Sequence[Medium], mm_types: Sequence[Sequence[int]]
+    ) -> dict[str, Any]:
+        """Visual arguments of a forward pass.
 
         Each distinct medium is encoded once and its features are repeated, with gradient, unless the
         model's forward takes pixels only.
+
+        Args:
+            model: the policy or reference, wrapped or not.
+            media: what the rows show, in token order.
+            mm_types: 0 text, 1 image, 2 video, for each token of each row (padded on the left).
         """
-        media = [medium for prompt in prompts for medium in prompt.media]
         if not media or self.shares_media:
             return self.encode_media(model, media)
         device = next(model.parameters()).device
         pixels: dict[str, Any] = _joined(media, device)
         if self._takes_types:
-            types = [torch.tensor(p.mm_types) for p in prompts]
+            types = [torch.tensor(row) for row in mm_types]
             pixels["mm_token_type_ids"] = nn.utils.rnn.pad_sequence(
                 types, batch_first=True, padding_side="left"
             ).to(device)
@@ -171,16 +185,22 @@ class Batcher:
         }
 
     def _encode_once(self, inner: nn.Module, kind: str, media: list[Medium], device: torch.device) -> Any:
-        distinct = list({id(m): m for m in media}.values())
-        order = {id(m): k for k, m in enumerate(distinct)}
-        tensors = _joined(distinct, device)
-        encode = getattr(inner, _FEATURES[kind])
-        out = encode(tensors[_PIXELS[kind]], tensors[_GRIDS[kind]], return_dict=True)
-        index = [order[id(m)] for m in media]
-        fields: dict[str, Any] = {"pooler_output": tuple(out.pooler_output[i] for i in index)}
-        if (deep := getattr(out, "deepstack_features", None)) is not None:
-            fields["deepstack_features"] = [tuple(layer[i] for i in index) for layer in deep]
-        return type(out)(**fields)
+        # A tower that nothing changes gives the same features in the policy's, the old policy's and
+        # (with adapters) the reference's pass: they are kept. Else each pass has its own, with gradient.
+        state = fixed_tower(inner)
+        known = {m: self._kept.get((m, state)) for m in media} if state is not None else dict.fromkeys(media)
+        new = [m for m, features in known.items() if features is None]
+        if new:
+            tensors = _joined(new, device)
+            with nullcontext() if state is None else torch.no_grad():
+                out = getattr(inner, _FEATURES[kind])(
+                    tensors[_PIXELS[kind]], tensors[_GRIDS[kind]], return_dict=True
+                )
+            known |= dict(zip(new, split_output(out), strict=True))
+        found = {m: features for m, features in known.items() if features is not None}
+        if state is not None:
+            self._kept.put({(m, state): features for m, features in found.items()})
+        return join_output([found[m] for m in media])
 
     def positions(self, prompt: EncodedPrompt) -> Tensor:
         """Rotary positions of a prompt's tokens: (3, n), or (1, n) without 3D positions."""

@@ -6,13 +6,19 @@ A branch attends to the prefix and to itself, and its rotary positions go on fro
 token has exactly the log-probability that it has in a sequence of its own. A patched prompt shares the
 clip and the question with the un-patched one (a patch comes after them), so repaired and first-pass
 rollouts of a question share a sequence. With a prompt of n tokens and G completions of m tokens the
-language model reads n + G m tokens instead of G (n + m).
+language model reads n + G m tokens instead of G (n + m), and the clip passes the vision tower once.
+
+Several packs (questions) of one call lie one after another in the same sequence, without padding; how
+the attention keeps them and their branches apart is in `packed_attention`.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +27,9 @@ from torch import Tensor, nn
 
 from ffr.engines.batch import Batcher, row_logprobs, unwrap
 from ffr.engines.encode import EncodedPrompt, Medium
+from ffr.engines.packed_attention import BLOCK, KWARG, NAME, Layout, Span, use_shared_attention, uses_flex
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,30 +50,55 @@ class Pack:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Sequences of packs, padded on the right.
+    """Packs one after another in one sequence.
 
     Example:
         >>> lay_out(plan(prompts), prompts, completions, batcher, "cpu").input_ids.shape  # doctest: +SKIP
     """
 
     input_ids: Tensor
-    """(P, L)."""
-    attention: Tensor
-    """(P, 1, L, L), True where a query may look."""
+    """(1, L)."""
     position_ids: Tensor
-    """(3, P, L) or (P, L)."""
+    """(3, 1, L) or (1, L)."""
+    layout: Layout
+    """Who attends to whom."""
     media: list[Medium]
     """In token order."""
+    mm_types: list[int]
+    """0 text, 1 image, 2 video, for each of the L tokens."""
     where: Tensor
-    """(4, N): pack, position, row and completion index of each completion token."""
+    """(3, N): position, row and completion index of each completion token, ordered by position."""
 
 
-def can_pack(model: nn.Module, batcher: Batcher) -> bool:
-    """True if the architecture takes our attention mask and shares visual features."""
-    config: Any = unwrap(model).config
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    return batcher.shares_media and text._attn_implementation == "sdpa" and kinds == {"full_attention"}
+def why_not_shared(model: nn.Module) -> str:
+    """Why a group of this model cannot share its observation; empty if it can."""
+    inner: Any = unwrap(model)
+    text = inner.config.get_text_config()
+    implementation = text._attn_implementation
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    parameters = inspect.signature(type(inner).forward).parameters.values()
+    if kinds:
+        return f"its layers attend by {', '.join(sorted(kinds))}"
+    if implementation not in ("sdpa", NAME):
+        return f"model.attention = {implementation!r}, and packs need 'sdpa'"
+    if getattr(text, "attention_dropout", 0.0):
+        return f"it drops attention weights (attention_dropout = {text.attention_dropout})"
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return "its forward takes no keyword arguments for the attention"
+    if not getattr(inner, "_can_set_attn_implementation", lambda: True)():
+        return "its attention does not come from transformers' AttentionInterface"
+    return ""
+
+
+@cache
+def warn_unshared(architecture: str, reason: str) -> None:
+    """Says once that groups of this architecture are scored row by row, and why."""
+    log.warning(
+        "%s: a group cannot share its observation, because %s; every rollout is a whole sequence of its own "
+        "(the numbers are the same, a step takes longer and more memory: train.micro_batch_size bounds it)",
+        architecture,
+        reason,
+    )
 
 
 def plan(prompts: Sequence[EncodedPrompt]) -> list[Pack]:
@@ -120,51 +154,54 @@ def lay_out(
     completions: Sequence[Sequence[int]],
     batcher: Batcher,
     device: torch.device | str,
+    *,
+    multiple_of: int = 1,
 ) -> Packed:
-    """Tokens, positions and mask of the packs."""
-    ids: list[list[int]] = []
+    """Tokens, positions and layout of the packs.
+
+    Args:
+        packs: of `plan`.
+        prompts: B prompts.
+        completions: B completions.
+        batcher: of the model's architecture.
+        device: where the tensors go.
+        multiple_of: the sequence is filled up with padding to a multiple of this length.
+    """
+    tokens: list[int] = []
+    types: list[int] = []
     positions: list[Tensor] = []
-    branches: list[list[int]] = []
     media: list[Medium] = []
-    where: list[tuple[int, int, int, int]] = []
-    for at, pack in enumerate(packs):
+    spans: list[Span] = []
+    where: list[tuple[int, int, int]] = []
+    for pack in packs:
         head = prompts[pack.rows[0]]
-        tokens = list(head.train_ids[: pack.prefix])
-        pos = [batcher.positions(head)[:, : pack.prefix]]
-        branch = [0] * pack.prefix
+        bounds = [len(tokens)]
+        tokens += head.train_ids[: pack.prefix]
+        types += head.mm_types[: pack.prefix]
+        positions.append(batcher.positions(head)[:, : pack.prefix])
         media += head.media[: pack.num_shared_media]
-        for k, row in enumerate(pack.rows, start=1):
+        for row in pack.rows:
             prompt, completion = prompts[row], completions[row]
+            bounds.append(len(tokens))
             tokens += prompt.train_ids[pack.prefix :]
-            where += [(at, len(tokens) + t, row, t) for t in range(len(completion))]
+            where += [(len(tokens) + t, row, t) for t in range(len(completion))]
             tokens += completion
+            types += prompt.mm_types[pack.prefix :] + (0,) * len(completion)
             own = batcher.positions(prompt)
             after = int(own[0, -1]) + 1 + torch.arange(len(completion))
-            pos += [own[:, pack.prefix :], after.expand(len(own), -1)]
-            branch += [k] * (len(tokens) - len(branch))
+            positions += [own[:, pack.prefix :], after.expand(len(own), -1)]
             media += prompt.media[pack.num_shared_media :]
-        ids.append(tokens)
-        positions.append(torch.cat(pos, dim=1))
-        branches.append(branch)
-    width = max(map(len, ids))
-    pad = nn.functional.pad
-    position_ids = torch.stack([pad(p, (0, width - p.shape[1])) for p in positions], dim=1)
+        spans.append(Span((*bounds, len(tokens))))
+    fill = -len(tokens) % multiple_of
+    position_ids = nn.functional.pad(torch.cat(positions, dim=1), (0, fill))[:, None]
     return Packed(
-        input_ids=torch.tensor([row + [batcher.pad_id] * (width - len(row)) for row in ids], device=device),
-        attention=_attention(torch.tensor([b + [-1] * (width - len(b)) for b in branches], device=device)),
+        input_ids=torch.tensor([tokens + [batcher.pad_id] * fill], device=device),
         position_ids=(position_ids if len(position_ids) > 1 else position_ids[0]).to(device),
+        layout=Layout(tuple(spans), len(tokens) + fill),
         media=media,
+        mm_types=types + [0] * fill,
         where=torch.tensor(where, dtype=torch.long, device=device).T,
     )
-
-
-def _attention(branch_PL: Tensor) -> Tensor:
-    query, key = branch_PL[:, :, None], branch_PL[:, None, :]
-    width = branch_PL.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool, device=branch_PL.device).tril()
-    seen = causal & ((key == query) | (key == 0)) & (key >= 0)
-    # Padding looks at itself: a query without any key would be NaN.
-    return (seen | torch.eye(width, dtype=torch.bool, device=branch_PL.device))[:, None]
 
 
 def packed_logprobs(
@@ -177,28 +214,32 @@ def packed_logprobs(
     temperature: float,
     fused: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `completion_logprobs`, in one sequence per pack.
+    """As `completion_logprobs`, with all packs in one sequence.
 
     Returns:
         log pi, shape (B, T), 0 outside the mask; and the mask, shape (B, T).
     """
+    inner: Any = unwrap(model)
     device = next(model.parameters()).device
-    packed = lay_out(packs, prompts, completions, batcher, device)
+    use_shared_attention(inner.config.get_text_config())
+    block = BLOCK if uses_flex(device) else 1
+    packed = lay_out(packs, prompts, completions, batcher, device, multiple_of=block)
     inputs = {
         "input_ids": packed.input_ids,
-        "attention_mask": packed.attention,
+        # Whoever builds masks leaves a mask of four dimensions alone; the attention reads the layout.
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         "position_ids": packed.position_ids,
-        **batcher.encode_media(model, packed.media),
+        KWARG: packed.layout,
+        **batcher.visual_inputs(model, packed.media, [packed.mm_types]),
     }
-    pack, position, row, t = packed.where
-    tokens = packed.input_ids[pack, position]
+    position, row, t = packed.where
+    tokens = packed.input_ids[0, position]
     if fused:
         labels = torch.full_like(packed.input_ids, -100)
-        labels[pack, position] = tokens
-        picked = model(**inputs, labels=labels, fused_lm_head=True).log_probs[pack, position - 1]
+        labels[0, position] = tokens
+        picked = model(**inputs, labels=labels, fused_lm_head=True).log_probs[0, position - 1]
     else:
-        keep, column = torch.unique(position - 1, return_inverse=True)
-        logits = model(**inputs, use_cache=False, logits_to_keep=keep).logits[pack, column]
+        logits = model(**inputs, use_cache=False, logits_to_keep=position - 1).logits[0]
         logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
         picked = logprobs.gather(-1, tokens[:, None])[:, 0]
     shape = (len(prompts), max(map(len, completions)))
@@ -216,6 +257,7 @@ def completion_logprobs(
     *,
     temperature: float = 1.0,
     fused: bool = False,
+    shared: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of given completions, each under its own prompt.
 
@@ -229,13 +271,17 @@ def completion_logprobs(
         completions: B completions.
         temperature: logits are divided by it (a fused head has its own).
         fused: use TRL's fused head (never materialises the logits); `model` must carry it.
+        shared: False scores every row in a sequence of its own (`model.shared_prefix`).
 
     Returns:
         log pi, shape (B, T), 0 outside the mask; and the mask, shape (B, T).
     """
-    packs = plan(prompts) if can_pack(model, batcher) else []
+    packs = plan(prompts) if shared else []
     if any(pack.prefix for pack in packs):
-        return packed_logprobs(
-            model, batcher, packs, prompts, completions, temperature=temperature, fused=fused
-        )
+        reason = why_not_shared(model)
+        if not reason:
+            return packed_logprobs(
+                model, batcher, packs, prompts, completions, temperature=temperature, fused=fused
+            )
+        warn_unshared(type(unwrap(model)).__name__, reason)
     return row_logprobs(model, batcher, prompts, completions, temperature=temperature, fused=fused)

@@ -125,11 +125,13 @@ def _update(
     completions = [completion_ids(encoder, text, end) for _, text in batch]
     local = torch.tensor(float(sum(map(len, completions))), device=accelerator.device)
     normalizer = accelerator.reduce(local, reduction="sum") / accelerator.num_processes
-    size, total = cfg.train.micro_batch_size, torch.zeros((), device=accelerator.device)
+    size, total = cfg.rows_per_pass, torch.zeros((), device=accelerator.device)
     for start in range(0, len(batch), size):
         part = slice(start, start + size)
         with accelerator.autocast():
-            logprobs, mask = completion_logprobs(model, batcher, prompts[part], completions[part])
+            logprobs, mask = completion_logprobs(
+                model, batcher, prompts[part], completions[part], shared=cfg.model.shared_prefix
+            )
         loss = nll_loss(logprobs, mask, normalizer=normalizer)
         accelerator.backward(loss)
         total += loss.detach()

@@ -77,9 +77,9 @@ def check_config(cfg: Config) -> None:
         )
     if cfg.find.group_size < 2:
         raise EngineConfigError(f"find.group_size = {cfg.find.group_size}: a group needs at least 2 rollouts")
-    if rows % cfg.train.micro_batch_size:
+    if rows % cfg.rows_per_pass:
         raise EngineConfigError(
-            f"train.micro_batch_size = {cfg.train.micro_batch_size} does not divide "
+            f"train.micro_batch_size = {cfg.rows_per_pass} does not divide "
             f"train.questions_per_step * find.group_size = {rows}"
         )
     if cfg.train.save_every % cfg.train.updates_per_batch:
@@ -124,7 +124,7 @@ def grpo_arguments(cfg: Config, total_steps: int) -> Any:
     from trl import GRPOConfig
 
     train, find = cfg.train, cfg.find
-    accumulate = train.questions_per_step * find.group_size // train.micro_batch_size
+    accumulate = train.questions_per_step * find.group_size // cfg.rows_per_pass
     scheduler = train.schedule
     if scheduler == "constant" and train.warmup_ratio:
         scheduler = "constant_with_warmup"
@@ -138,7 +138,7 @@ def _grpo_values(cfg: Config, total_steps: int, accumulate: int, scheduler: str)
     train, find, reason = cfg.train, cfg.find, cfg.reason
     return {
         "output_dir": str(cfg.report.output_dir / CHECKPOINTS),
-        "per_device_train_batch_size": train.micro_batch_size,
+        "per_device_train_batch_size": cfg.rows_per_pass,
         "per_device_eval_batch_size": find.group_size,
         "gradient_accumulation_steps": accumulate,
         "steps_per_generation": accumulate,

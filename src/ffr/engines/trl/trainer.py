@@ -23,10 +23,10 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from ffr.config import Config
-from ffr.engines.batch import Batcher
+from ffr.engines.batch import Batcher, unwrap
 from ffr.engines.encode import EncodedPrompt, Encoder
 from ffr.engines.hf import HFSampler
-from ffr.engines.packed import completion_logprobs
+from ffr.engines.packed import completion_logprobs, warn_unshared, why_not_shared
 from ffr.engines.trl import checkpoint as checkpoints
 from ffr.engines.trl.flow import FlowResult, GroupFlow, Question
 from ffr.engines.trl.metrics import SUM_NAMES, flow_sums, named_metrics
@@ -99,7 +99,11 @@ class FFRTrainer(GRPOTrainer):
         self.flow = flow
         self.sinks = tuple(sinks)
         self.encoder: Encoder = sampler.encoder
-        self.batcher = Batcher(self.model, self.encoder.pad_id)
+        self.batcher: Batcher = sampler.batcher  # features of a frozen tower are kept for all passes
+        if self.ref_model is not None:
+            self.ref_model.requires_grad_(False)
+        if cfg.model.shared_prefix and (reason := why_not_shared(self.model)):
+            warn_unshared(type(unwrap(self.model)).__name__, reason)
         self.last_metrics: dict[str, float] = {}
         self._sums: Counter[str] = Counter()
         self._traces: list[Trace] = []
@@ -218,6 +222,7 @@ class FFRTrainer(GRPOTrainer):
             [row.completion for row in rows],
             temperature=self.cfg.find.temperature,
             fused=self._device.type == "cuda",
+            shared=self.cfg.model.shared_prefix,
         )
 
     @property
