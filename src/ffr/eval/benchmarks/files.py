@@ -6,7 +6,7 @@ import ast
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -76,23 +76,19 @@ def locate(root: Path, benchmark: str, patterns: Sequence[str]) -> list[Path]:
     )
 
 
-def read_all(paths: Sequence[Path]) -> Annotations:
-    """The rows of some files as one split."""
+def read_split(paths: Sequence[Path]) -> Annotations:
+    """The rows of some files, the shards of one split."""
     out = Annotations()
     for path in paths:
-        extend(out, path)
+        add_rows(out, path, read_records(path), start=len(out.rows))
     return out
 
 
-def extend(
-    out: Annotations, path: Path, change: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda row: row
-) -> None:
-    """Adds a file's rows, numbered on from the last one of the same kind."""
-    rows = list(read_records(path))
+def add_rows(out: Annotations, path: Path, rows: Iterable[Mapping[str, Any]], *, start: int = 0) -> None:
+    """Adds a file's rows; `start` is the position of its first one in the official split."""
     out.files[path] = file_sha256(path)
-    start = len(out.rows)
     for index, record in enumerate(rows):
-        out.rows.append(SourceRow(path, index + 1, start + index, change(record)))
+        out.rows.append(SourceRow(path, index + 1, start + index, record))
 
 
 def read_records(path: Path) -> Iterator[Mapping[str, Any]]:

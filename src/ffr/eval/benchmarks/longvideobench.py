@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ffr.eval.base import Target
+from ffr.eval.base import EvalDataError, Target
 from ffr.eval.benchmarks import sampling
 from ffr.eval.benchmarks.fields import LETTERS, Fields, bare_options
-from ffr.eval.benchmarks.files import Annotations, locate, read_all
 from ffr.eval.benchmarks.official import OfficialBenchmark, lettered_lines
 
-FILES = ("lvb_val.json", "validation*.parquet", "data/validation*.parquet", "*val*.json*", "*.tsv")
 _PADDING = "N/A"
 
 
@@ -21,11 +18,9 @@ class LongVideoBench(OfficialBenchmark):
 
     name, title = "longvideobench", "LongVideoBench"
     hub, licence = "longvideobench/LongVideoBench", "CC-BY-NC-SA-4.0"
+    files = ("lvb_val.json", "validation*.parquet", "data/validation*.parquet", "*val*.json*", "*.tsv")
     tasks = tuple("S2E S2O S2A E2O O2E T2E T2O T2A E3E O3O SSS SOS SAA T3E T3O TOS TAA".split())
     split = "validation"
-
-    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
-        return read_all(locate(root, self.name, FILES))
 
     def target(self, record: Mapping[str, Any]) -> Target:
         row = Fields(self.name, record)
@@ -40,8 +35,8 @@ class LongVideoBench(OfficialBenchmark):
         if gold is None or gold != int(gold) or not 0 <= gold < len(options):
             raise row.error(
                 "correct_choice",
-                f"is {gold!r}; it must be the 0-based number of one of {len(options)} options (the test split "
-                "has no answers and can't be scored here)",
+                f"is {gold!r}; it must be the 0-based number of one of {len(options)} options (the test "
+                "split has no answers and can't be scored here)",
             )
         return Target("choice", LETTERS[int(gold)], options, row.text("question_category", default=""))
 
@@ -54,3 +49,65 @@ class LongVideoBench(OfficialBenchmark):
             f"Question: {row.text('question')}\n{lettered_lines(target)}\n"
             "Answer with the option's letter from the given choices directly."
         )
+
+    def frame_indices(self, total: int, num: int, *, fps: float = 25.0) -> tuple[int, ...]:
+        return sampling.floor_steps(total, num, fps=fps)
+
+
+def interleave_subtitles(
+    subtitles: Sequence[Mapping[str, Any]],
+    frame_times_s: Sequence[float],
+    *,
+    start_s: float,
+    duration_s: float,
+) -> tuple[int | str, ...]:
+    """Frames and subtitles in the order that the official loader shows them (`insert_text`).
+
+    A subtitle comes before the first frame after its middle; it is left out if no frame lies within it
+    (widened to half a second around its middle where it is shorter than a second).
+
+    Args:
+        subtitles: Rows of a `subtitle_path` file: `timestamp: [s, e], text`, or `start, end, line` with
+            `h:m:s` times.
+        frame_times_s: Times of the frames, rising.
+        start_s: The record's `starting_timestamp_for_subtitles`.
+        duration_s: The record's `duration`: the end of a subtitle whose own end is not a number.
+
+    Returns:
+        Positions in `frame_times_s` and subtitle texts.
+
+    Raises:
+        EvalDataError: If a row has another form.
+    """
+    out: list[int | str] = []
+    shown = 0
+    for number, subtitle in enumerate(subtitles, start=1):
+        begin, end, text = _subtitle(subtitle, number, duration_s)
+        begin, end = begin - start_s, end - start_s
+        middle = (begin + end) / 2
+        while shown < len(frame_times_s) and frame_times_s[shown] <= middle:
+            out.append(shown)
+            shown += 1
+        if end - begin < 1:
+            begin, end = middle - 0.5, middle + 0.5
+        if any(begin < t < end for t in frame_times_s):
+            out.append(text)
+    return (*out, *range(shown, len(frame_times_s)))
+
+
+def _subtitle(row: Mapping[str, Any], number: int, duration_s: float) -> tuple[float, float, str]:
+    try:
+        if "timestamp" in row:
+            begin, end = row["timestamp"]
+            return float(begin), end if isinstance(end, float) else duration_s, str(row["text"])
+        return _seconds(row["start"]), _seconds(row["end"]), str(row["line"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvalDataError(
+            f"longvideobench: subtitle {number}: needs 'timestamp' and 'text', or 'start', 'end' and 'line' "
+            f"({type(error).__name__}: {error}); fetch the file again"
+        ) from None
+
+
+def _seconds(text: str) -> float:
+    hours, minutes, seconds = text.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ffr.eval.base import Target
 from ffr.eval.benchmarks.fields import Fields
-from ffr.eval.benchmarks.files import Annotations, locate, read_all
 from ffr.eval.benchmarks.official import OfficialBenchmark, lettered_lines
 
-FILES = (
-    "validation.json",
-    "data/validation.json",
-    "validation*.parquet",
-    "data/validation*.parquet",
-    "*.json*",
-)
 _STEPS = "Begin by explaining your reasoning process clearly. Conclude by stating the final answer using the "
+_THINK = "Think step by step\nbefore answering."
 _CHOICE = (
-    "\nAnswer the given multiple-choice question step by step. "
-    + _STEPS
-    + 'following format: "Therefore, the final answer is: $LETTER" (without quotes), where $LETTER is one of '
-    "the options. Think step by step before answering."
+    f"Answer the given multiple-choice question step by step. {_STEPS}following format: 'Therefore, the "
+    f"final answer is: $LETTER' (without quotes), where $LETTER is one of the options. {_THINK}"
 )
 _OPEN = (
-    "\nAnswer the given question step by step. "
-    + _STEPS
-    + 'following format: "Therefore, the final answer is: $ANSWER" (without quotes), where $ANSWER is the '
-    "final answer of the question. Think step by step before answering."
+    f"Answer the given question step by step. {_STEPS}following format: 'Therefore, the final answer is: "
+    f"'Answer: $ANSWER' (without quotes), where $ANSWER is the final answer of the question. {_THINK}"
 )
 
 
@@ -38,12 +26,16 @@ class Mmvu(OfficialBenchmark):
 
     name, title = "mmvu", "MMVU"
     hub, licence = "yale-nlp/MMVU", "none stated"
+    files = (
+        "validation.json",
+        "data/validation.json",
+        "validation*.parquet",
+        "data/validation*.parquet",
+        "*.json*",
+    )
     tasks = ("multiple-choice", "open-ended")
     default_tasks = ("multiple-choice",)
     split = "validation"
-
-    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
-        return read_all(locate(root, self.name, FILES))
 
     def target(self, record: Mapping[str, Any]) -> Target:
         row = Fields(self.name, record)
@@ -61,9 +53,7 @@ class Mmvu(OfficialBenchmark):
         return inside, f"videos/{inside}"
 
     def prompt(self, row: Fields, target: Target) -> str:
-        head = f"Question:{row.text('question')}\n"
+        head = f"\nQuestion: {row.text('question')}\n"
         if target.kind == "open":
-            return f"{head}\nVisual Information: processed video{_OPEN}"
-        return (
-            f"{head}{lettered_lines(target, '{label}: {text}')}\nVisual Information: processed video{_CHOICE}"
-        )
+            return f"{head}\n{_OPEN}"
+        return f"{head}{lettered_lines(target, '{label}: {text}')}\n\n{_CHOICE}"

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from ffr.eval.base import EvalDataError, Item, Loaded, MissingMedia, Target
 from ffr.eval.benchmarks import sampling
 from ffr.eval.benchmarks.fields import Fields
-from ffr.eval.benchmarks.files import Annotations, SourceRow
+from ffr.eval.benchmarks.files import Annotations, SourceRow, locate, read_split
 from ffr.eval.benchmarks.media import find_media
-from ffr.types import ProblemType, Sample
+from ffr.types import Evidence, ProblemType, Sample
 
 _PROBLEM_TYPES = {"choice": ProblemType.MULTIPLE_CHOICE, "number": ProblemType.REGRESSION}
 
@@ -29,6 +29,8 @@ class OfficialBenchmark:
     title: ClassVar[str]
     hub: ClassVar[str]
     licence: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    """Glob patterns of the annotation file, the official name first."""
     tasks: ClassVar[tuple[str, ...]]
     headline: ClassVar[str] = "micro"
     default_tasks: ClassVar[tuple[str, ...]] = ()
@@ -40,7 +42,7 @@ class OfficialBenchmark:
 
     def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
         """The annotation rows under `root`, of the asked tasks where each has a file of its own."""
-        raise NotImplementedError
+        return read_split(locate(root, self.name, self.files))
 
     def media(self, row: Fields) -> tuple[str, ...]:
         """Where a row's media may lie, relative to the root, the official place first."""
@@ -62,12 +64,16 @@ class OfficialBenchmark:
         """The text that the benchmark's authors put to a model."""
         raise NotImplementedError
 
-    def clip_s(self, row: Fields) -> tuple[float, float] | None:
+    def clip_s(self, row: Fields, video: Path) -> tuple[float, float] | None:
         """Official bounds inside the file, seconds."""
         return None
 
-    def media_fps(self, row: Fields) -> float | None:
-        """Frames per second of a folder of images."""
+    def folder_fps(self, row: Fields, video: Path) -> float | None:
+        """Frames per second where the media is a folder of images."""
+        return None
+
+    def evidence(self, row: Fields) -> Evidence | None:
+        """Where the answer can be seen, if the benchmark says so."""
         return None
 
     def labels(self, task: str) -> tuple[str, ...]:
@@ -120,7 +126,7 @@ class OfficialBenchmark:
         target = self.target(source.record)
         uid = f"{self.name}/{self.own_id(row, source)}"
         video, found = find_media(root, self.media(row), row)
-        fps = self.media_fps(row)
+        fps = self.folder_fps(row, video)
         sample = Sample(
             uid=uid,
             question=self.question(row, target),
@@ -130,7 +136,8 @@ class OfficialBenchmark:
             options=target.options if target.kind == "choice" else (),
             source=self.name,
             scenario=target.task,
-            clip_s=self.clip_s(row),
+            clip_s=self.clip_s(row, video),
+            evidence=self.evidence(row),
             meta={"folder_fps": fps} if fps else {},
         )
         item = Item(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ffr.data.video_holmes import QUESTION_TYPES
 from ffr.eval.base import Target
+from ffr.eval.benchmarks import sampling
 from ffr.eval.benchmarks.fields import Fields
-from ffr.eval.benchmarks.files import Annotations, SourceRow, locate, read_all
+from ffr.eval.benchmarks.files import SourceRow
 from ffr.eval.benchmarks.official import OfficialBenchmark
-
-FILES = ("test_Video-Holmes.json", "test*.json", "test*.parquet", "data/test*.parquet", "*.json", "*.tsv")
 
 
 class VideoHolmes(OfficialBenchmark):
@@ -20,10 +18,8 @@ class VideoHolmes(OfficialBenchmark):
 
     name, title = "video_holmes", "Video-Holmes"
     hub, licence = "TencentARC/Video-Holmes", "Apache-2.0 (academic purpose only)"
+    files = ("test_Video-Holmes.json", "test*.json", "test*.parquet", "data/test*.parquet", "*.json", "*.tsv")
     tasks = QUESTION_TYPES
-
-    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
-        return read_all(locate(root, self.name, FILES))
 
     def target(self, record: Mapping[str, Any]) -> Target:
         row = Fields(self.name, record)
@@ -54,3 +50,6 @@ class VideoHolmes(OfficialBenchmark):
             f"</answer> tags. The question is: {self.question(row, target)}. The options are: {options}. "
             "Your answer:"
         )
+
+    def frame_indices(self, total: int, num: int, *, fps: float = 25.0) -> tuple[int, ...]:
+        return sampling.midpoints(total, num)

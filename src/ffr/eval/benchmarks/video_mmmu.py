@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ffr.eval.base import EvalDataError, Target
+from ffr.eval.benchmarks import sampling
 from ffr.eval.benchmarks.fields import Fields, as_list
-from ffr.eval.benchmarks.files import Annotations, SourceRow, file_sha256, locate, read_json, read_records
+from ffr.eval.benchmarks.files import Annotations, SourceRow, add_rows, locate, read_json, read_records
 from ffr.eval.benchmarks.official import OfficialBenchmark, lettered_lines, macro
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
@@ -51,6 +52,89 @@ class VideoMmmu(OfficialBenchmark):
         accepted = _several(row.get("answer"))
         answer = accepted[0] if as_list(row.get("answer")) else row.text("answer")
         return Target("open", answer, task=task, accepted=tuple(a for a in accepted if a != answer))
+
+    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
+        """`data/<track>_video.json` of the repository, or the hub's parquet folders."""
+        out = Annotations()
+        for task in self.tasks:
+            if task not in (tasks or TRACKS):
+                continue
+            track = "Adaptation" if task == QUESTION_ONLY else task
+            patterns = [
+                f"{folder}{track.lower()}{kind}.json" for folder in ("data/", "") for kind in ("_video", "")
+            ]
+            patterns += [f"{track}/*.parquet", f"{track}*.parquet"]
+            for path in locate(root, self.name, patterns):
+                add_rows(out, path, ({**row, "track": task} for row in _unwrapped(path, track)))
+        return out
+
+    def own_id(self, row: Fields, source: SourceRow) -> str:
+        return f"{row.text('track')}/{row.text('id')}"
+
+    def group(self, row: Fields) -> str:
+        return row.text("id")
+
+    def media(self, row: Fields) -> tuple[str, ...]:
+        name = row.text("id")
+        if row.text("track") == QUESTION_ONLY:
+            return f"question_only/{name}_image.mp4", f"{name}_image.mp4"
+        folder = _FOLDER_OF.get("_".join(name.split("_")[1:-1]), "videos")
+        return tuple(f"{place}{name}.mp4" for place in (f"{folder}/", f"videos/{folder}/", "videos/", ""))
+
+    def question(self, row: Fields, target: Target) -> str:
+        """The question with the authors' words on its image, which is the video's last frame."""
+        text = _IMAGE.sub(" ", row.text("question")).strip()
+        return _AT_END + text if row.text("track") in ("Adaptation", QUESTION_ONLY) else text + _IGNORE
+
+    def prompt(self, row: Fields, target: Target) -> str:
+        options = lettered_lines(target)
+        text = row.text("question") + (f"\n{options}" if options else "")
+        track = row.text("track")
+        if track == QUESTION_ONLY:
+            return text
+        if track != "Adaptation":
+            return text + _IGNORE
+        kind = "multi-choice" if target.kind == "choice" else "open-ended"
+        return f"{_LEARN}{kind} question. {_AT_END}{text}"
+
+    def frame_indices(self, total: int, num: int, *, fps: float = 25.0) -> tuple[int, ...]:
+        return sampling.linspace_with_last(total, num)
+
+    def overall(self, by_task: Mapping[str, tuple[float, int]]) -> float:
+        """Mean of the tracks; the question-only baseline is none of them."""
+        return macro([mean for task, (mean, count) in by_task.items() if count and task in TRACKS])
+
+
+def delta_knowledge(adaptation: float, question_only: float) -> float:
+    """What watching the video adds: `(after - before) / (100 - before) * 100`, in points.
+
+    Args:
+        adaptation: Accuracy on the adaptation track, in [0, 1].
+        question_only: Accuracy on the same questions without the lecture, in [0, 1].
+
+    Returns:
+        Points of the possible gain; negative where the video hurts.
+
+    Raises:
+        ValueError: If nothing was left to gain (`question_only` is 1).
+    """
+    if not 0 <= question_only < 1:
+        raise ValueError(f"delta_knowledge needs 0 <= question_only < 1, got {question_only}")
+    return (adaptation - question_only) / (1 - question_only) * 100
+
+
+def _unwrapped(path: Path, track: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a track: the repository's JSON keeps them as `{track: {"0": row, ...}}`."""
+    if path.suffix == ".parquet":
+        yield from read_records(path)
+        return
+    data = read_json(path)
+    if isinstance(data, dict):
+        data = cast("dict[str, Any]", data).get(track, cast("Any", data))
+    rows: Any = list(cast("dict[str, Any]", data).values()) if isinstance(data, dict) else data
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in cast("list[Any]", rows)):
+        raise EvalDataError(f"{path}: must hold the rows of {track!r} as objects; fetch it again")
+    yield from cast("list[dict[str, Any]]", rows)
 
 
 def _several(value: Any) -> list[str]:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ffr.eval.base import Target
 from ffr.eval.benchmarks.fields import Fields
-from ffr.eval.benchmarks.files import Annotations, locate, read_all
 from ffr.eval.benchmarks.official import OfficialBenchmark, macro
 
-FILES = (
-    "test.jsonl",
-    "test.json",
-    "test*.parquet",
-    "data/test*.parquet",
-    "full/test*.parquet",
-    "*.json*",
-    "*.tsv",
-)
 DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
 CHOICE_TASKS = (*DIRECTIONS, "object_rel_distance", "route_planning", "obj_appearance_order")
 NUMBER_TASKS = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
@@ -31,11 +20,17 @@ class VsiBench(OfficialBenchmark):
 
     name, title = "vsi_bench", "VSI-Bench"
     hub, licence = "nyu-visionx/VSI-Bench", "Apache-2.0"
+    files = (
+        "test.jsonl",
+        "test.json",
+        "test*.parquet",
+        "data/test*.parquet",
+        "full/test*.parquet",
+        "*.json*",
+        "*.tsv",
+    )
     tasks = (*CHOICE_TASKS, *NUMBER_TASKS)
     headline = "macro_8"
-
-    def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
-        return read_all(locate(root, self.name, FILES))
 
     def target(self, record: Mapping[str, Any]) -> Target:
         row = Fields(self.name, record)
