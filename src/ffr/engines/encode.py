@@ -148,6 +148,11 @@ class Encoder:
             self._prompts.popitem(last=False)
         return prompt
 
+    def forget(self) -> None:
+        """Drops what is kept for views that are shown again: an evaluation shows each one once."""
+        self._media.clear()
+        self._prompts.clear()
+
     def decode(self, token_ids: Sequence[int], stop_ids: frozenset[int]) -> str:
         """Returns the text of a completion without the end and padding tokens that close it."""
         end = len(token_ids)

@@ -62,6 +62,8 @@ class Completion:
     finish: str
     tool_calls: tuple[WireCall, ...] = ()
     refusal: str = ""
+    reasoning: str = ""
+    """Thoughts that the server keeps apart (`reasoning_content`, or `reasoning`)."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -283,11 +285,13 @@ def read_completion(content: bytes) -> Completion:
     finish: Any = choices[0].get("finish_reason")
     usage: Any = data.get("usage")
     refusal: Any = message.get("refusal")
+    thoughts: Any = message.get("reasoning_content") or message.get("reasoning")
     return Completion(
         text=printable(text[:MAX_TEXT_CHARS]),
         finish=finish if isinstance(finish, str) else "",
         tool_calls=_tool_calls(message.get("tool_calls")),
         refusal=printable(refusal)[:300] if isinstance(refusal, str) else "",
+        reasoning=printable(thoughts[:MAX_TEXT_CHARS]) if isinstance(thoughts, str) else "",
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
     )
