@@ -148,11 +148,22 @@ def labelled_options(texts: Sequence[str]) -> tuple[Option, ...]:
 
 
 def embedded_options(question: str) -> tuple[str, tuple[Option, ...]]:
-    """A question and the lettered lines at its end; the question as it is if it has none."""
+    """A question and the options at its end, from the last line `A. x` or `(A) x` that has a B after it.
+
+    A line that is not the next letter's belongs to the option before it. The question comes back as it
+    is, without options, if there are none.
+    """
     lines = question.rstrip().split("\n")
-    matches = [_LABEL.match(line) for line in lines]
-    for start in range(1, len(lines)):
-        tail = matches[start:]
-        if all(m is not None and m.group(1) == LETTERS[i : i + 1] for i, m in enumerate(tail)):
-            return "\n".join(lines[:start]).rstrip(), labelled_options(lines[start:])
+    labels = [m.group(1) if (m := _LABEL.match(line)) else "" for line in lines]
+    for start in range(len(lines) - 1, 0, -1):
+        if labels[start] != "A":
+            continue
+        texts: list[str] = []
+        for line, label in zip(lines[start:], labels[start:], strict=True):
+            if label and label == LETTERS[len(texts) : len(texts) + 1]:
+                texts.append(line)
+            else:
+                texts[-1] += "\n" + line
+        if len(texts) > 1:
+            return "\n".join(lines[:start]).rstrip(), labelled_options(texts)
     return question, ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,6 +103,7 @@ class OfficialBenchmark:
         items: list[Item] = []
         missing: list[MissingMedia] = []
         uids: set[str] = set()
+        doubles = 0
         for source in annotations.rows:
             try:
                 item, found = self._item(root, source)
@@ -110,16 +112,15 @@ class OfficialBenchmark:
             if tasks and not set(self.labels(item.task)) & set(tasks):
                 continue
             if item.uid in uids:
-                raise EvalDataError(
-                    f"{source.file}, row {source.number}: {self.name}: the id {item.uid!r} occurs twice; "
-                    "remove the duplicate or fetch the file again"
-                )
+                doubles += 1
+                item = _renamed(item, f"{item.uid}#{source.number}")
             uids.add(item.uid)
             items.append(item)
             if not found:
                 missing.append(MissingMedia(item.uid, item.task, item.sample.video))
         files = tuple((path, annotations.files[path]) for path in sorted(annotations.files))
-        return Loaded(self.name, tuple(items), files, tuple(missing), annotations.notes)
+        notes = [f"{doubles} rows have the id of another one; theirs ends in #<row>"] if doubles else []
+        return Loaded(self.name, tuple(items), files, tuple(missing), (*annotations.notes, *notes))
 
     def _item(self, root: Path, source: SourceRow) -> tuple[Item, bool]:
         row = Fields(self.name, source.record)
@@ -153,6 +154,10 @@ class OfficialBenchmark:
             official_prompt=self.prompt(row, target),
         )
         return item, found
+
+
+def _renamed(item: Item, uid: str) -> Item:
+    return replace(item, uid=uid, sample=replace(item.sample, uid=uid))
 
 
 def chance(target: Target) -> float:
