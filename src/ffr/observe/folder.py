@@ -14,6 +14,8 @@ from ffr.types import Sample
 
 FOLDER_FPS = 3.0
 """Pictures per second where the row's `meta["folder_fps"]` says nothing (TVQA's rate)."""
+MAX_PICTURES = 100_000
+"""Of one folder; the size of each is limited when it is read."""
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
@@ -32,8 +34,24 @@ def folder_fps(sample: Sample) -> float:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of the numbers in their names (`frame2` before `frame10`)."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
+    """The pictures of a folder, in the order of the numbers in their names (`frame2` before `frame10`).
+
+    Raises:
+        MediaError: `outside_root` if a picture is a link out of the folder, `too_long` if there are more
+            than `MAX_PICTURES`.
+    """
+    base = folder.resolve()
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if path.suffix.lower() not in _SUFFIXES:
+            continue
+        if path.is_symlink() and path.resolve().parent != base:
+            raise MediaError(
+                "outside_root", folder, f"{path.name} is a link out of the folder; copy it there"
+            )
+        found.append(path)
+        if len(found) > MAX_PICTURES:
+            raise MediaError("too_long", folder, f"more than {MAX_PICTURES} pictures; cut the clip")
     return sorted(found, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
 
 

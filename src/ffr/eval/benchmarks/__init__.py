@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from ffr.eval.base import EvalDataError
 from ffr.eval.benchmarks.official import OfficialBenchmark
@@ -35,4 +36,9 @@ def get_benchmark(name: str) -> OfficialBenchmark:
     return getattr(import_module(f"ffr.eval.benchmarks.{name}"), BENCHMARKS[name])()
 
 
-__all__ = ["BENCHMARKS", "PUBLIC", "OfficialBenchmark", "get_benchmark"]
+def benchmark_root(root: Path, name: str) -> Path:
+    """`root/<name>` if there is such a directory, else the root itself: it holds this one benchmark."""
+    return root / name if (root / name).is_dir() else root
+
+
+__all__ = ["BENCHMARKS", "PUBLIC", "OfficialBenchmark", "benchmark_root", "get_benchmark"]

@@ -18,7 +18,8 @@ class LongVideoBench(OfficialBenchmark):
 
     name, title = "longvideobench", "LongVideoBench"
     hub, licence = "longvideobench/LongVideoBench", "CC-BY-NC-SA-4.0"
-    files = ("lvb_val.json", "validation*.parquet", "data/validation*.parquet", "*val*.json*", "*.tsv")
+    layout = "lvb_val.json and the tars unpacked: videos/, subtitles/"
+    files = ("lvb_val.json", "validation*.parquet", "data/validation*.parquet", "LongVideoBench*.tsv")
     tasks = tuple("S2E S2O S2A E2O O2E T2E T2O T2A E3E O3O SSS SOS SAA T3E T3O TOS TAA".split())
     split = "validation"
 

@@ -27,12 +27,13 @@ class LvBench(OfficialBenchmark):
 
     name, title = "lvbench", "LVBench"
     hub, licence = "zai-org/LVBench", "CC-BY-NC-SA-4.0"
+    layout = "video_info.meta.jsonl and videos/<key>.mp4, each fetched from YouTube by its key"
     files = (
         "video_info.meta.jsonl",
         "data/video_info.meta.jsonl",
         "train*.parquet",
         "data/train*.parquet",
-        "*.json*",
+        "lvbench*.json*",
     )
     tasks = TYPES
 

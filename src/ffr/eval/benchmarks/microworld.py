@@ -23,6 +23,7 @@ class MicroWorld(VideoR1):
 
     name, title = "microworld", "MicroWorld"
     hub, licence = "ours: ffr.data.microworld", "Apache-2.0"
+    layout = "nothing: it is written when it is not there"
     files = ("test.json",)
     tasks = KINDS
 

@@ -26,12 +26,13 @@ class Mmvu(OfficialBenchmark):
 
     name, title = "mmvu", "MMVU"
     hub, licence = "yale-nlp/MMVU", "none stated"
+    layout = "validation.json and videos/<subject>/<n>.mp4"
     files = (
         "validation.json",
         "data/validation.json",
         "validation*.parquet",
         "data/validation*.parquet",
-        "*.json*",
+        "mmvu*.json*",
     )
     tasks = ("multiple-choice", "open-ended")
     default_tasks = ("multiple-choice",)

@@ -62,6 +62,7 @@ class MvBench(OfficialBenchmark):
 
     name, title = "mvbench", "MVBench"
     hub, licence = "OpenGVLab/MVBench", "MIT (code)"
+    layout = "json/<task>.json and video/*.zip unpacked in video/; the NTU clips (fine_grained_pose) by hand"
     tasks = TASKS
 
     def target(self, record: Mapping[str, Any]) -> Target:

@@ -30,6 +30,8 @@ class OfficialBenchmark:
     title: ClassVar[str]
     hub: ClassVar[str]
     licence: ClassVar[str]
+    layout: ClassVar[str]
+    """What to put where under the root, for people."""
     files: ClassVar[tuple[str, ...]] = ()
     """Glob patterns of the annotation file, the official name first."""
     tasks: ClassVar[tuple[str, ...]]

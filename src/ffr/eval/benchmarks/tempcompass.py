@@ -30,6 +30,7 @@ class TempCompass(OfficialBenchmark):
 
     name, title = "tempcompass", "TempCompass"
     hub, licence = "lmms-lab/TempCompass", "CC-BY-NC-4.0"
+    layout = "questions/<task>.json and tempcompass_videos.zip unpacked: videos/<id>.mp4"
     tasks = TASKS
     default_tasks = ("multi-choice",)
 

@@ -18,7 +18,8 @@ class VideoHolmes(OfficialBenchmark):
 
     name, title = "video_holmes", "Video-Holmes"
     hub, licence = "TencentARC/Video-Holmes", "Apache-2.0 (academic purpose only)"
-    files = ("test_Video-Holmes.json", "test*.json", "test*.parquet", "data/test*.parquet", "*.json", "*.tsv")
+    layout = "test_Video-Holmes.json and videos.zip unpacked: videos_cropped/<id>.mp4"
+    files = ("test_Video-Holmes.json", "test*.json", "test*.parquet", "data/test*.parquet", "*Holmes*.tsv")
     tasks = QUESTION_TYPES
 
     def target(self, record: Mapping[str, Any]) -> Target:

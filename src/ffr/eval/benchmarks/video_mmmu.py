@@ -39,6 +39,9 @@ class VideoMmmu(OfficialBenchmark):
 
     name, title = "video_mmmu", "VideoMMMU"
     hub, licence = "lmms-lab/VideoMMMU", "MIT (code)"
+    layout = (
+        "data/<track>_video.json (or the parquet folders), zips unpacked: Art/ ... Science/, question_only/"
+    )
     tasks = (*TRACKS, QUESTION_ONLY)
     default_tasks = TRACKS
     headline = "mean_of_tracks"

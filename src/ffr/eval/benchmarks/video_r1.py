@@ -30,7 +30,8 @@ class VideoR1(OfficialBenchmark):
 
     name, title = "video_r1", "Video-R1 evaluation files"
     hub, licence = "Video-R1/Video-R1-eval", "Apache-2.0"
-    files = ("eval_*.json", "Evaluation/eval_*.json", "*.json", "*.jsonl")
+    layout = "eval_<name>.json and Evaluation/<name>/..."
+    files = ("eval_*.json", "Evaluation/eval_*.json", "eval_*.jsonl")
     tasks = tuple(str(t) for t in ProblemType)
 
     def target(self, record: Mapping[str, Any]) -> Target:

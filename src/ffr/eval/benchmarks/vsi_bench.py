@@ -20,14 +20,15 @@ class VsiBench(OfficialBenchmark):
 
     name, title = "vsi_bench", "VSI-Bench"
     hub, licence = "nyu-visionx/VSI-Bench", "Apache-2.0"
+    layout = "test.jsonl and the three zips unpacked: arkitscenes/, scannet/, scannetpp/ with <scene>.mp4"
     files = (
         "test.jsonl",
         "test.json",
         "test*.parquet",
         "data/test*.parquet",
         "full/test*.parquet",
-        "*.json*",
-        "*.tsv",
+        "vsi*.json*",
+        "VSI*.tsv",
     )
     tasks = (*CHOICE_TASKS, *NUMBER_TASKS)
     headline = "macro_8"
