@@ -29,9 +29,7 @@ TEST_FRAMES, TEST_SIDE_PX, TEST_FPS = 12, 64, 8
 
 app = App(name="doctor", help="Check that this machine, or a teacher's server, can do the job.")
 app.command("ffr.cli.doctor_teacher:teacher", name="teacher", help="Check a server: can it teach?")
-app.command(
-    "ffr.cli.doctor_data:data", name="data", help="Check benchmarks, or a training file against them."
-)
+app.command("ffr.cli.doctor_data:app", name="data", help="Check benchmarks, and training files with them.")
 
 
 @dataclass(frozen=True, slots=True)
