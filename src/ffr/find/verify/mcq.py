@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ffr.find.verify.text import plain_text
 from ffr.types import Option
 
-_WRAP = re.compile(r"\\(?:boxed|text|textbf|mathrm)\s*\{([^{}]{0,2000})\}")
+_WRAP = re.compile(r"\\(?:boxed|text|textbf|textrm|mathrm|mathbf|mathsf)\s*\{([^{}]{0,2000})\}")
 _LEAD_IN = re.compile(
     r"^(?:so\W+|therefore\W+)?(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*"
     r"(?:answer|option|choice)\b(?:\s+(?:option|choice))?\s*(?:is\b|:|=)?\s*(?:option\b|choice\b)?\s*",
@@ -22,6 +22,7 @@ _LETTER_AND_TEXT = re.compile(
 _LETTER_BLANK_TEXT = re.compile(r"^([A-Za-z])\s+(\S.*)$", re.DOTALL)
 _MARKED_LETTER = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]|(?<![\w'])([A-Z])(?=[.):,;]|\s*$)")
 _SINGLE_LETTER = re.compile(r"(?<![\w'])([A-Za-z])(?![\w'])(?:\s+(\w+))?")
+_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _JOINERS = frozenset({"and", "or", "nor", "then", "but"})
 _MAX_CHARS = 2000
 """No option is longer; a longer answer is an essay, not a choice."""
@@ -42,7 +43,9 @@ class Choice:
 
 
 def normalise(text: str) -> str:
-    """Comparison form of an option or a short answer: NFKC, lower case, no outer punctuation or article.
+    """Comparison form of an option or a short answer.
+
+    Plain characters, lower case, no hyphens between words, no outer punctuation or article.
 
     Args:
         text: Any text.
@@ -50,7 +53,7 @@ def normalise(text: str) -> str:
     Returns:
         The folded text.
     """
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = " ".join(_HYPHEN.sub(" ", plain_text(text).casefold()).split())
     folded = folded.strip(" .,;:!?\"'`*_$()[]{}")
     for article in ("a ", "an ", "the "):
         folded = folded.removeprefix(article)
@@ -93,7 +96,7 @@ def read_choice(answer: str, options: Sequence[Option]) -> Choice:
 
 def _undress(answer: str) -> str:
     """Take off mark-up and 'the answer is'; what is left is a letter, a text or both."""
-    text = " ".join(unicodedata.normalize("NFKC", answer[: 4 * _MAX_CHARS]).split())
+    text = " ".join(plain_text(answer[: 4 * _MAX_CHARS]).split())
     for _ in range(3):
         text = _WRAP.sub(r"\1", text)
     text = text.strip("*_$`\"' ")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Final
+
+from ffr.find.verify.text import plain_text
 
 _BELOW_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -56,10 +57,11 @@ def read_number(text: str) -> Number:
     """
     if len(text) > _MAX_CHARS:
         return Number(None, reason=f"an answer of {len(text)} characters is no number")
-    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
-    plain = re.sub(r"\\(?:boxed|text)\s*|\\[,;! ]", " ", plain).replace("{", " ").replace("}", " ")
+    plain = re.sub(r"\\(?:times|cdot)\b", "x", plain_text(text))
+    plain = re.sub(r"\^\s*\{\s*([-+]?\d+)\s*\}", r"^\1", plain)
+    plain = re.sub(r"\\(?:boxed|text|mathrm|textbf)\s*|\\[,;! ]|[{}]", " ", plain)
     plain = plain.rsplit("=", 1)[-1]
-    found = [_from_match(match) for match in _NUMBER.finditer(plain)]
+    found = [_from_match(match) for match in _NUMBER.finditer(plain) if not _is_power(plain, match)]
     if not found:
         found = [Number(float(value)) for value in _word_numbers(plain.casefold())]
     values = {number.value for number in found}
@@ -68,6 +70,11 @@ def read_number(text: str) -> Number:
     if len(values) > 1 or None in values:
         return Number(None, reason="the answer holds several different numbers")
     return max(found, key=lambda number: number.decimals)
+
+
+def _is_power(text: str, match: re.Match[str]) -> bool:
+    """Whether a number is the base of a power ("10^2"), which is not its value."""
+    return text.startswith("^", match.end()) and not match["power"]
 
 
 def _from_match(match: re.Match[str]) -> Number:

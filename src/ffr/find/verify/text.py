@@ -7,6 +7,7 @@ O(n) operations on big integers (Hyyro 2003 for edit distance, Crochemore et al.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,36 @@ from typing import Any
 
 MAX_TOKEN_CHARS = 200
 """Longer tokens are not words; the stemmer is not run on them."""
+_SUPERSCRIPT = re.compile("[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_VULGAR = re.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+        **dict.fromkeys("\u2018\u2019\u201b\u02bc", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad"),
+        "\u2044": "/",
+        "\u00d7": "x",
+        "\u3002": ".",
+        "\uff0c": ",",
+    }
+)
+
+
+def plain_text(text: str) -> str:
+    """NFKC with ASCII dashes, quotes and signs and no invisible characters.
+
+    What NFKC alone would misread is kept apart: a superscript gets a caret (ten squared is "10^2", not
+    "102"), a fraction after a digit a blank (three and a half is "3 1/2", not "31/2").
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The plain form, for reading; the same text again when applied twice.
+    """
+    text = _SUPERSCRIPT.sub(lambda match: "^" + match[0], _VULGAR.sub(" ", text))
+    return unicodedata.normalize("NFKC", text).translate(_ASCII)
 
 
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
