@@ -181,7 +181,11 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         0.21875
     """
     total = only_first + only_second
-    return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), total, 0.5))) if total else 1.0
+    ways, term = 0, 1  # Whole numbers: exact for any counts.
+    for place in range(min(only_first, only_second) + 1):
+        ways += term
+        term = term * (total - place) // (place + 1)
+    return min(1.0, 2 * ways / 2**total)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

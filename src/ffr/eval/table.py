@@ -246,6 +246,7 @@ def _notes(run: EvalRun) -> tuple[str, ...]:
             notes.append(
                 f"{name}: {told.num_missing} questions without media on this machine, they count as 0"
             )
+        notes += [f"{name}: {note}" for note in told.notes]
         found = len(run.benchmark_items(name))
         if found != told.num_items:
             notes.append(f"{name}: items.jsonl has {found} questions, eval.json says {told.num_items}")
