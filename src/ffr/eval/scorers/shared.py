@@ -12,6 +12,8 @@ RANDOM: Final = "random_in_harness"
 """The harness would draw a random letter."""
 DROPPED: Final = "dropped_by_harness"
 """The harness would leave the item out of the denominator."""
+NO_TASK: Final = "no_task_in_harness"
+"""The harness has no task for this benchmark; the value says nothing."""
 MAX_EXTRACTED_CHARS: Final = 200
 """An answer in a row is for people; the whole output is beside it."""
 
