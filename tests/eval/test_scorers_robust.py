@@ -69,9 +69,9 @@ def target_of(kind: Any) -> Target:
 
 
 WORDS = (
-    "<think> </think> <answer> </answer> \\boxed{ } ( ) . : , ? A B C a b I 4 2.5 - / yes no or not the answer is "
-    "option Option Sentence final red dark blue \n \n\n \x00 ** ` # $ \u7b54\u6848\u662f \u0411 \U0001f600 \ud800 "
-    "= 10^ \u00bd \u00b2 \u00d7 therefore is correct </s> <|im_end|>"
+    "<think> </think> <answer> </answer> \\boxed{ } ( ) . : , ? A B C a b I 4 2.5 - / yes no or not the "
+    "answer is option Option Sentence final red dark blue \n \n\n \x00 ** ` # $ therefore correct </s> "
+    "<|im_end|> = 10^ \u7b54\u6848\u662f \u0411 \U0001f600 \ud800 \u00bd \u00b2 \u00d7"
 )
 pieces = st.lists(st.sampled_from(WORDS.split(" ")), max_size=14).map(" ".join)
 

@@ -49,6 +49,8 @@ _ANNOUNCED: Final = re.compile(
     rf"\b{_NOUN}\b[\"')\]]*(?:\s+(?:to|for|of)\s+(?:the|this|that)\s+(?:\w+\s+)?question)?"
     rf"(?:\s+(?:here|then|therefore|thus|now))?\s*{_IS}"
     r"(?:\s*(?:most\s+likely|likely|probably|therefore|thus|clearly|then|indeed|definitely))?\s*[:,]?"
+    r"|\b(?:best|better|correct|right|suitable|accurate)\s+(?:\w+\s+)?(?:answer|option|choice|caption|sentence|"
+    r"description|match)\b(?:\s+\w+){0,7}?\s*(?:\bis\b\s*:?|:)"
     r"|\b(?:i|we)(?:'d|'ll|\s+(?:would|will|must|can|should))?\s+(?:choose|select|pick|go\s+(?:with|for)|"
     r"answer|conclude|opt\s+for|guess)\b(?:\s+that)?(?:\s+(?:it\s+is|it's|the\s+answer\s+is))?\s*[:,]?"
     r"|\b(?:corresponds?\s+to|match(?:es)?(?:\s+with)?|leads?\s+to|points?\s+to|aligns?\s+with|which\s+is|"

@@ -27,7 +27,8 @@ _JOINED: Final = re.compile(
     re.IGNORECASE,
 )
 _NEGATION: Final = re.compile(
-    r"\b(?:not|no|never|neither|nor|without|rather\s+than|instead\s+of|unlike|except|cannot)\b|n't\b",
+    r"\b(?:not|no|never|neither|nor|without|rather\s+than|instead\s+of|unlike|except|cannot|"
+    r"would|could|might|if|whether|incorrect|wrong|ruled\s+out|other\s+(?:options|choices))\b|n't\b",
     re.IGNORECASE,
 )
 _NUMERIC: Final = re.compile(r"\s*[\d.,]+\s*")
@@ -107,7 +108,7 @@ def read_lead(text: str, options: Sequence[Option], *, filler: bool = True) -> C
 
 
 def contained_choice(text: str, options: Sequence[Option]) -> Choice:
-    """The one option whose text stands in a sentence as it is; no sentence that negates something is read.
+    """The one option whose text stands in a sentence that neither negates nor supposes anything.
 
     Args:
         text: One sentence.
@@ -139,7 +140,7 @@ def contained_choice(text: str, options: Sequence[Option]) -> Choice:
         return Choice(None, "mcq.ambiguous", f"the sentence holds options {', '.join(longest)}")
     label, part = longest.popitem()
     if _NEGATION.search(words.replace(part, " ")):
-        return Choice(None, "mcq.negated", "the sentence negates something")
+        return Choice(None, "mcq.negated", "the sentence negates or supposes something")
     return Choice(label, "mcq.text_inside")
 
 
