@@ -295,7 +295,7 @@ def _video_r1(root: Path) -> None:
 
 
 def _microworld(root: Path) -> None:
-    write_microworld(root, num_train=0, num_test=12)
+    write_microworld(root, num_train=0, num_test=6)
 
 
 _WRITERS: Mapping[str, Callable[[Path], None]] = {

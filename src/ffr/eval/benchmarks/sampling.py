@@ -37,7 +37,7 @@ def linspace(total: int, num: int) -> tuple[int, ...]:
     Raises:
         ValueError: If `total` or `num` is less than 1.
     """
-    return _clamped(total, num, lambda n, k: tuple(int(i) for i in np.linspace(0, n - 1, k, dtype=int)))
+    return _clamped(total, num, lambda n, k: tuple(np.linspace(0, n - 1, k, dtype=int).tolist()))
 
 
 def linspace_with_last(total: int, num: int) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def linspace_with_last(total: int, num: int) -> tuple[int, ...]:
     Raises:
         ValueError: If `total` or `num` is less than 1.
     """
-    return linspace(total, num) if num != 1 or total < 1 else (total - 1,)
+    return (total - 1,) if num == 1 and total > 0 else linspace(total, num)
 
 
 def midpoints(total: int, num: int) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ def midpoints(total: int, num: int) -> tuple[int, ...]:
 
     def rule(n: int, k: int) -> tuple[int, ...]:
         size = float(n - 1) / k
-        return tuple(int(size / 2 + np.round(size * i)) for i in range(k))
+        return tuple((size / 2 + np.round(size * np.arange(k))).astype(int).tolist())
 
     return _clamped(total, num, rule)
 
@@ -82,8 +82,8 @@ def floor_steps(total: int, num: int, *, fps: float) -> tuple[int, ...]:
     """
     if not fps > 0:
         raise ValueError(f"floor_steps needs fps > 0, got {fps}")
-    most = max(1, min(num, int(total / fps + 1e-9)))
-    return _clamped(total, min(num, most), lambda n, k: tuple(int(n / k) * i for i in range(k)))
+    most = min(num, max(1, int(total / fps + 1e-9)))
+    return _clamped(total, most, lambda n, k: tuple(int(n / k) * i for i in range(k)))
 
 
 def bound_frames(total: int, clip_s: tuple[float, float], fps: float, *, first: int = 0) -> tuple[int, int]:
