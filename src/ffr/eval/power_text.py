@@ -144,8 +144,8 @@ def _sentences(report: PowerReport) -> list[str]:
 def _legend(report: PowerReport) -> str:
     return (
         "Paired, unpaired: the smallest difference in points that a benchmark shows under these assumptions, "
-        f"likeness of questions on one video {report.design.icc:g} (lines that say measured: their own values). "
-        "Videos -: unknown, questions taken as independent."
+        f"likeness of questions on one video {report.design.icc:g} (lines that say measured: their own "
+        "values). Videos -: unknown, questions taken as independent."
     )
 
 
