@@ -129,6 +129,7 @@ HUB_SHAPES = [
         "B",
         AB,
     ),
+    ("tempcompass", {"question": "q\nA. x\nB. y", "gt-answer": "B. y", "rating": 1}, "choice", "B", AB),
     ("tempcompass", {"video_id": "1", "question": "q", "answer": "Yes", "dim": "speed"}, "yes_no", "yes", ()),
     (
         "tempcompass",

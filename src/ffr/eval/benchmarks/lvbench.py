@@ -57,7 +57,7 @@ class LvBench(OfficialBenchmark):
         return tuple(task.split(JOIN))
 
     def own_id(self, row: Fields, source: SourceRow) -> str:
-        return row.text("uid", default=str(source.source_index))
+        return row.text("uid", "question_id", default=str(source.source_index))
 
     def media(self, row: Fields) -> tuple[str, ...]:
         key = row.text("key", default="")

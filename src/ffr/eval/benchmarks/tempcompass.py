@@ -15,6 +15,8 @@ from ffr.types import Option
 
 TASKS = ("multi-choice", "yes_no", "caption_matching", "captioning")
 DIMS = ("action", "direction", "speed", "order", "attribute_change")
+GOLD = ("answer", "gt-answer")
+"""Field of the gold answer in question files and in the authors' rating files."""
 _BEST = "\nPlease directly give the best option:"
 _ASK = {
     "multi-choice": _BEST,
@@ -39,8 +41,8 @@ class TempCompass(OfficialBenchmark):
         task = task_of(row)
         if task == "captioning":
             _, options = embedded_options(row.text("mc_question", default=""))
-            return Target("caption", row.text("mc_answer", "answer", default=""), options, task)
-        question, answer = row.text("question"), row.text("answer")
+            return Target("caption", row.text("mc_answer", *GOLD, default=""), options, task)
+        question, answer = row.text("question"), row.text(*GOLD)
         if task == "yes_no":
             gold = answer.strip().rstrip(".").lower()
             if gold not in ("yes", "no"):
@@ -54,7 +56,7 @@ class TempCompass(OfficialBenchmark):
         _, options = embedded_options(question)
         if not options:
             raise row.error("question", "holds no lines 'A. ...'")
-        return Target("choice", row.letter(options, "answer"), options, task)
+        return Target("choice", row.letter(options, *GOLD), options, task)
 
     def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
         """`questions/<task>.json`, or the hub's parquet folders; captions get their multi-choice question."""
@@ -136,6 +138,6 @@ def task_of(row: Fields) -> str:
         raise row.error("task", f"is {task!r}; known: {', '.join(TASKS)}")
     if row.get("mc_question") is not None or "Generated Caption:" in row.text("question", default=""):
         return "captioning"
-    if row.text("answer", default="").strip().rstrip(".").lower() in ("yes", "no"):
+    if row.text(*GOLD, default="").strip().rstrip(".").lower() in ("yes", "no"):
         return "yes_no"
     return "caption_matching" if match_options(row.text("question")) else "multi-choice"
