@@ -30,6 +30,7 @@ app = App(
 )
 app.command("ffr.cli.demo:demo", name="demo", help="Train a tiny student on made-up videos, on a CPU.")
 app.command("ffr.cli.train:app", name="train", help="Train a student with Find-Fix-Reason or a baseline.")
+app.command("ffr.cli.eval:app", name="eval", help="Measure a model on video benchmarks.")
 app.command("ffr.cli.teach:app", name="teach", help="Ask a teacher about failed rollouts; no training.")
 app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
 app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")

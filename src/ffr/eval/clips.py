@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ffr.config import ObserveConfig
-from ffr.eval.base import Benchmark
+from ffr.eval.benchmarks import OfficialBenchmark
 from ffr.observe import UNIFORM, DecodeLimits, FrameRule, load_clips, render_prompt, view_id
 from ffr.observe.cache import CachedClip, file_identity
 from ffr.types import Observation, Sample
@@ -118,7 +118,7 @@ def shown_fps(obs: Observation) -> float:
     return round((len(obs.frames) - 1) / span, 4) if span > 0 else 0.0
 
 
-def frame_rule(benchmark: Benchmark) -> FrameRule:
+def frame_rule(benchmark: OfficialBenchmark) -> FrameRule:
     """The frames that the benchmark's authors take."""
     return FrameRule(
         f"official/{benchmark.name}",

@@ -139,7 +139,7 @@ class Runner:
         """Rows written by this call: `rows`, `errors`, `error/<status>`, `note/<note>`."""
         self._respond = respond
         self._rules = rules or {}
-        self._on_row = on_row
+        self.on_row = on_row
         self._observe = cfg.observe
         self._clips = ClipLoader(
             self._observe,
@@ -306,8 +306,8 @@ class Runner:
             if row.error:
                 self.counters["errors"] += 1
                 self.counters[f"error/{row.error.partition(':')[0]}"] += 1
-            if self._on_row:
-                self._on_row(row)
+            if self.on_row:
+                self.on_row(row)
 
     def _watch(self, rows: Sequence[EvalRow]) -> None:
         for row in rows:

@@ -70,10 +70,15 @@ class Answerer(Protocol):
         ...         return [Reply("<answer>B</answer>", "stop", 5) for _ in observations]
     """
 
-    name: str
-    """In tables."""
-    engine: str
-    """`hf`, `openai/frames` or `openai/video`."""
+    @property
+    def name(self) -> str:
+        """In tables."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """`hf`, `openai/frames` or `openai/video`."""
+        ...
 
     async def answer(self, observations: Sequence[Observation], generation: Generation) -> list[Reply]:
         """One reply per observation, in order; a failure is a reply with `error`."""

@@ -21,6 +21,9 @@ from ffr.types import Observation
 
 log = logging.getLogger(__name__)
 
+_SMALL = 50_000_000
+"""Parameters below which a second CPU thread waits more than it helps; the other core decodes."""
+
 
 class HFAnswerer:
     """Answers with a checkpoint; the weights are loaded at the first question.
@@ -144,9 +147,12 @@ class HFAnswerer:
     def _load(self) -> Encoder:
         if self._encoder is None:
             path = self.checkpoint.path
+            transformers.utils.logging.disable_progress_bar()  # it would tear ours
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 path, dtype=getattr(torch, self._dtype), attn_implementation=self._attention
             )
+            if self._device.type == "cpu" and model.num_parameters() < _SMALL:
+                torch.set_num_threads(1)
             self._model = model.to(self._device).eval()
             self._encoder = Encoder(AutoProcessor.from_pretrained(path))
         return self._encoder

@@ -17,12 +17,12 @@ from ffr.eval.models.media import ImageFormat, Media, messages
 from ffr.fix.client import ChatClient
 from ffr.fix.faults import TeacherFault
 from ffr.observe import make_frame
-from ffr.types import Observation
+from ffr.types import Frame, Observation
 
 log = logging.getLogger(__name__)
 
 MediaChoice = Literal["auto", "video", "frames"]
-_LISTING_S = 30.0
+_TRIAL_S = 120.0
 _NEVER = 10**9
 
 
@@ -154,51 +154,56 @@ async def connect(settings: ServerSettings) -> ServerSettings:
     Raises:
         ServerError: The server can't be reached, lists several models, or takes no media.
     """
-    client = ChatClient(client_config(settings))
-    try:
-        model = settings.model or await _only_model(client, settings.base_url)
-    finally:
-        await client.aclose()
+    model = settings.model or await _only_model(settings)
     settled = replace(settings, model=model)
     if settings.media != "auto":
         return settled
-    choices: tuple[Media, ...] = ("video", "frames")
+    quick = replace(settled, retries=1, timeout_s=min(settings.timeout_s, _TRIAL_S))
+    bare = await _try(replace(quick, media="frames"), ())
+    if bare.error:
+        raise ServerError(f"{settings.base_url}: model {model!r} does not answer ({bare.error})")
     faults: list[str] = []
+    choices: tuple[Media, ...] = ("video", "frames")
     for media in choices:
-        trial = replace(settled, media=media)
-        fault = await _try(trial)
+        reply = await _try(replace(quick, media=media), _trial_frames())
+        fault = reply.error
+        if not fault and bare.num_prompt_tokens and reply.num_prompt_tokens <= bare.num_prompt_tokens:
+            fault = f"took the request without its frames ({reply.num_prompt_tokens} prompt tokens)"
         if not fault:
-            return trial
+            return replace(settled, media=media)
         faults.append(f"{media}: {fault}")
     raise ServerError(
-        f"{settings.base_url}: model {model!r} answered neither a clip nor pictures ({'; '.join(faults)}); give --media "
-        "video or --media frames to go on without this trial"
+        f"{settings.base_url}: model {model!r} takes neither a clip nor pictures ({'; '.join(faults)}); give "
+        "--media video or --media frames to go on without this trial"
     )
 
 
-async def _try(settings: ServerSettings) -> str:
-    """Asks about four gray frames; the error, or empty if there was an answer."""
+def _trial_frames() -> tuple[Frame, ...]:
     pixels = np.full((56, 84, 3), 128, np.uint8)
-    frames = tuple(make_frame(pixels, number=k + 1, source_index=k, timestamp_s=k / 2) for k in range(4))
+    return tuple(make_frame(pixels, number=k + 1, source_index=k, timestamp_s=k / 2) for k in range(4))
+
+
+async def _try(settings: ServerSettings, frames: tuple[Frame, ...]) -> Reply:
+    """The reply to a trivial question about some frames."""
     obs = Observation("trial", frames, "Is this a video? Answer yes or no.", "trial")
     answerer = OpenAIAnswerer(settings)
     try:
         (reply,) = await answerer.answer([obs], Generation(max_tokens=1))
     finally:
         await answerer.aclose()
-    return reply.error
+    return reply
 
 
-async def _only_model(client: ChatClient, base_url: str) -> str:
+async def _only_model(settings: ServerSettings) -> str:
+    url = settings.base_url
+    client = ChatClient(client_config(settings))
     try:
-        names = await client.models(deadline=time.monotonic() + _LISTING_S)
+        names = await client.models(deadline=time.monotonic() + _TRIAL_S)
     except TeacherFault as fault:
-        raise ServerError(
-            f"{base_url}: can't list its models ({fault}); is it up? Or give --model NAME"
-        ) from None
+        raise ServerError(f"{url}: can't list its models ({fault}); is it up? Or give --model NAME") from None
+    finally:
+        await client.aclose()
     if len(names) != 1:
-        raise ServerError(
-            f"{base_url} serves {len(names)} models ({', '.join(names[:8])}): give one as --model NAME "
-            "--base-url URL"
-        )
+        listed = ", ".join(names[:8])
+        raise ServerError(f"{url} serves {len(names)} models ({listed}): give --model NAME --base-url {url}")
     return names[0]
