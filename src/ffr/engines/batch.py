@@ -86,7 +86,8 @@ class Batcher:
 
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         self.pad_id = pad_id
-        self._kept = FeatureCache()
+        self.kept = FeatureCache()
+        """Features of media that a fixed vision tower has made."""
         inner = unwrap(model)
         self._rope = getattr(getattr(inner, "model", inner), "get_rope_index", None)
         self._rope_names = frozenset(inspect.signature(self._rope).parameters) if self._rope else frozenset()
@@ -188,7 +189,7 @@ class Batcher:
         # A tower that nothing changes gives the same features in the policy's, the old policy's and
         # (with adapters) the reference's pass: they are kept. Else each pass has its own, with gradient.
         state = fixed_tower(inner)
-        known = {m: self._kept.get((m, state)) for m in media} if state is not None else dict.fromkeys(media)
+        known = {m: self.kept.get((m, state)) for m in media} if state is not None else dict.fromkeys(media)
         new = [m for m, features in known.items() if features is None]
         if new:
             tensors = _joined(new, device)
@@ -199,7 +200,7 @@ class Batcher:
             known |= dict(zip(new, split_output(out), strict=True))
         found = {m: features for m, features in known.items() if features is not None}
         if state is not None:
-            self._kept.put({(m, state): features for m, features in found.items()})
+            self.kept.put({(m, state): features for m, features in found.items()})
         return join_output([found[m] for m in media])
 
     def positions(self, prompt: EncodedPrompt) -> Tensor:

@@ -85,6 +85,11 @@ class FeatureCache:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._kept.clear()
+        self._held = 0
+
     def put(self, found: Mapping[Key, Features]) -> None:
         """Keeps features."""
         for key, features in found.items():
