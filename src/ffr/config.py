@@ -158,6 +158,8 @@ class LeakConfig(Section):
     """Narrower ranges pin the answer down (paper: ranges, never single frames)."""
     min_box_area: UnitFloat = 0.01
     max_guidance_chars: PositiveInt = 300
+    reader_threshold: float | None = None
+    """Score over which the reader refuses a patch; lower refuses more. None: as fitted (`leak_reader.json`)."""
     max_reasks: NonNegInt = 1
     """How often a leaking patch is asked for again before it is dropped."""
 
@@ -233,6 +235,29 @@ class ReasonConfig(Section):
     true_is_clamp: PositiveFloat = 2.0
 
 
+class LoraConfig(Section):
+    """Low-rank adapters instead of all weights; they are merged into the exported student.
+
+    Example:
+        >>> LoraConfig(rank=64).scaled_by
+        128.0
+    """
+
+    rank: NonNegInt = 0
+    """0 trains all weights."""
+    alpha: PositiveFloat | None = None
+    """The adapters' sum is scaled by alpha / rank; twice the rank when unset."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the adapters' input while the loss is computed; sampling and scoring never drop."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Ends of module names, such as q_proj,v_proj; `all-linear` is every linear layer but the head."""
+
+    @property
+    def scaled_by(self) -> float:
+        """`alpha`, or what its None stands for."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
 class ModelConfig(Section):
     """The student.
 
@@ -246,9 +271,9 @@ class ModelConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     gradient_checkpointing: bool = True
-    lora_rank: NonNegInt = 0
-    """0 trains all weights."""
+    lora: LoraConfig = LoraConfig()
     freeze_vision: bool = False
+    """Train nothing in the vision tower."""
     shared_prefix: bool = True
     """Score a group in one sequence that reads the clip and the question once; False: row by row."""
 

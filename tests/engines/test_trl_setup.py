@@ -48,6 +48,23 @@ def test_arguments_follow_the_configuration(checkpoint: Path, tmp_path: Path) ->
     assert args.output_dir == str(tmp_path / "checkpoints") and args.save_total_limit is None
 
 
+def test_lora_section_becomes_pefts(checkpoint: Path, tmp_path: Path) -> None:
+    assert setup.lora_config(tiny.config(checkpoint, tmp_path)) is None
+    plain = setup.lora_config(tiny.config(checkpoint, tmp_path, model={"lora": {"rank": 64}}))
+    assert (plain.r, plain.lora_alpha, plain.lora_dropout) == (64, 128.0, 0.0)
+    assert plain.target_modules == "all-linear" and plain.exclude_modules is None
+    lora = {"rank": 4, "alpha": 4.0, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
+    cfg = tiny.config(checkpoint, tmp_path, model={"lora": lora, "freeze_vision": True})
+    chosen = setup.lora_config(cfg)
+    assert (chosen.lora_alpha, chosen.lora_dropout, set(chosen.target_modules)) == (
+        4.0, 0.1, {"q_proj", "v_proj"},
+    )  # fmt: skip
+    assert "visual" in chosen.exclude_modules
+    # TRL would silently set every dropout to 0, the adapters' included.
+    assert not setup.grpo_arguments(cfg, 1).disable_dropout
+    assert setup.grpo_arguments(tiny.config(checkpoint, tmp_path), 1).disable_dropout
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

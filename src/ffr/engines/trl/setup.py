@@ -164,7 +164,7 @@ def _grpo_values(cfg: Config, total_steps: int, accumulate: int, scheduler: str)
         "scale_rewards": "group" if reason.scale == "std" else "none",
         "use_bias_correction_kl": False,
         "importance_sampling_level": "token",
-        "disable_dropout": True,
+        "disable_dropout": not cfg.model.lora.dropout,
         "shuffle_dataset": False,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
@@ -207,7 +207,7 @@ def load_student(cfg: Config, *, sharded: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = resolve_model_path(cfg.model.path)
-    dtype = getattr(torch, cfg.model.dtype) if sharded or cfg.model.lora_rank else torch.float32
+    dtype = getattr(torch, cfg.model.dtype) if sharded or cfg.model.lora.rank else torch.float32
     model = AutoModelForImageTextToText.from_pretrained(
         path, dtype=dtype, attn_implementation=cfg.model.attention
     )
@@ -231,15 +231,18 @@ def vision_tower(model: nn.Module, path: str) -> nn.Module:
 
 
 def lora_config(cfg: Config) -> Any | None:
-    """The adapter's settings, or None to train all weights."""
-    if not cfg.model.lora_rank:
+    """The adapters' settings for PEFT, or None to train all weights."""
+    lora = cfg.model.lora
+    if not lora.rank:
         return None
     from peft import LoraConfig
 
+    targets = list(lora.target_modules)
     return LoraConfig(
-        r=cfg.model.lora_rank,
-        lora_alpha=2 * cfg.model.lora_rank,
-        target_modules="all-linear",
+        r=lora.rank,
+        lora_alpha=lora.scaled_by,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
         exclude_modules=r".*\b(visual|vision_tower|vision_model)\b.*" if cfg.model.freeze_vision else None,
         task_type="CAUSAL_LM",
     )
