@@ -85,7 +85,7 @@ def _from_match(match: re.Match[str]) -> Number:
     decimals = len(body.partition(".")[2])
     value = float(body)
     power = int(match["power"] or match["exp"] or 0)
-    value *= 10.0**power
+    value *= 10.0**power if power < 309 else math.inf  # "1e999" is no number, and no error
     if match["below"]:
         below = float(match["below"])
         if below == 0:
