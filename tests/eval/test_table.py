@@ -152,7 +152,7 @@ def test_vsi_bench_has_its_macro_average_letters_and_numbers(tmp_path):
     assert (choice.part, choice.accuracy["robust"].mean) == ("letter questions", pytest.approx(2 / 3))
     assert (number.part, number.accuracy["robust"].mean) == ("number questions", pytest.approx(0.6))
     assert number.chance == 0.0
-    assert "macro_8, strict" in to_markdown(table_of(tmp_path / "r"))
+    assert "| VSI-Bench: macro_8 | 16 | 70.0 [" in to_markdown(table_of(tmp_path / "r"))
 
 
 def test_video_mmmu_keeps_its_baseline_apart_and_gives_delta_knowledge(tmp_path):
@@ -176,6 +176,7 @@ def test_video_mmmu_keeps_its_baseline_apart_and_gives_delta_knowledge(tmp_path)
     assert gain.mean == pytest.approx(delta_knowledge(0.75, 0.25) / 100)  # (3 - 1) / 3
     assert gain.mean == pytest.approx(2 / 3)
     assert gain.low < gain.mean < gain.high
+    assert "| VideoMMMU: delta-knowledge | 16 | 66.7 [" in to_markdown(table_of(tmp_path / "r"))
 
 
 def test_tasks_have_lines_when_asked_and_a_question_may_be_of_several(tmp_path):
@@ -202,7 +203,7 @@ def test_test_time_options_are_apart(tmp_path):
     plain, options = to_markdown(table).split("## Test-time options")
     assert "| 0.0 [0.0, " in plain
     assert "vote" not in plain
-    assert "| vote | 16 | 100.0 [" in options
+    assert "| MVBench, vote | 16 | 100.0 [" in options
 
 
 def test_a_run_of_an_option_alone_has_no_plain_line(tmp_path):
@@ -252,7 +253,9 @@ def test_the_files_hold_what_the_terminal_shows(tmp_path):
     assert "| MVBench | 16 | " + shown in text
     console = Console(width=200, file=io.StringIO())
     console.print(to_rich(table))
-    assert shown in console.file.getvalue()
+    number, bounds = shown.rstrip("]").split(" [")
+    assert number in console.file.getvalue()
+    assert bounds.replace(", ", "-") in console.file.getvalue()
     line = json.loads(data.read_text())["lines"][0]
     assert line["accuracy"]["robust"]["mean"] == 75.0
     assert line["accuracy"]["robust"]["num_clusters"] == 2

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ffr.eval.compare import CompareResult, Comparison
-from ffr.eval.table_text import json_value, markdown_table, points
+from ffr.eval.table_text import json_value, markdown_table, points, stacked_table
 
 LEGEND = (
     "Difference: second less first, in points. Intervals: 95 %; t: clustered by video, Student's t; "
@@ -79,21 +76,25 @@ def remarks(result: CompareResult) -> list[str]:
 
 def comparison_rich(result: CompareResult) -> RenderableType:
     """For a terminal."""
-    titles, rows = comparison_cells(result)
     head = f"a = {result.first}, b = {result.second}, profile {result.profile}"
-    shown = cells_table([*titles[:3], "a", "b", *titles[5:]], rows, title=head)
+    titles = [
+        "benchmark",
+        "a",
+        "b",
+        "difference\nbootstrap",
+        "pairs\nvideos",
+        "only\na",
+        "only\nb",
+        "p\nHolm",
+    ]
+    shown = stacked_table(titles, head)
+    for row in comparison_cells(result)[1]:
+        seeds = row[2] if row[2].startswith("mean") else f"seed {row[2]}"
+        cells = [f"{row[0]}\n  {row[1]} frames, {seeds}", *row[3:5], f"{row[5]}\n{row[7]}"]
+        cells += [f"{row[8]}\n{row[9]}", *row[10:12], f"{row[12]}\n{row[13]}"]
+        shown.add_row(*map(Text, cells))
     parts: list[RenderableType] = [shown, *(Text(text, style="yellow") for text in remarks(result))]
     return Group(*parts, Text(LEGEND, style="dim"))
-
-
-def cells_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
-    """A table of texts, the first column to the left."""
-    shown = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for place, name in enumerate(titles):
-        shown.add_column(name, justify="left" if place == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    return shown
 
 
 def comparison_markdown(result: CompareResult) -> str:

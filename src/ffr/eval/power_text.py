@@ -12,9 +12,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ffr.eval.benchmarks import get_benchmark
-from ffr.eval.compare_text import cells_table
 from ffr.eval.power import SIZES, BenchmarkSize, Design, Measured, Needed, needed, resolvable, within_clusters
-from ffr.eval.table_text import markdown_table, points
+from ffr.eval.table_text import markdown_table, points, stacked_table
 
 TITLES = ("benchmark", "questions", "videos", "design effect", "paired", "unpaired", "enough")
 
@@ -167,7 +166,10 @@ def _rows(report: PowerReport) -> list[list[str]]:
 def power_rich(report: PowerReport) -> RenderableType:
     """For a terminal."""
     parts: list[RenderableType] = [Text(text) for text in _sentences(report)]
-    parts.append(cells_table(TITLES, _rows(report), title="What benchmarks can show"))
+    shown = stacked_table([title.replace(" ", "\n") for title in TITLES], "What benchmarks can show")
+    for row in _rows(report):
+        shown.add_row(*map(Text, row))
+    parts.append(shown)
     return Group(*parts, Text(_legend(report), style="dim"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,23 @@ PROFILE_TITLES = {
 }
 LEGEND = (
     "strict: Video-R1's comparison of strings; robust: as a person reads the answer. Intervals: 95 %, "
-    "clustered by video. A question without an output counts as 0; * marks such lines, whose accuracy over "
-    "the outputs alone is given below. No form: outputs without the <think> and <answer> that the prompt "
-    "asks for; no answer: outputs in which the robust profile finds none; cut: outputs that ended at the "
-    "limit of tokens. Chance: a blind guess among the options."
+    "clustered by video. A question without an output counts as 0; * marks such lines. No form: outputs "
+    "without the <think> and <answer> that the prompt asks for; no answer: outputs in which the robust "
+    "profile finds none; cut: outputs that ended at the limit of tokens. Chance: a blind guess among the "
+    "options."
 )
 OPTIONS_TITLE = "Test-time options (more than one answer per question; not comparable with plain accuracy)"
 
 
+SHARES = ("chance", "no form", "no answer", "cut", "scored")
+
+
 @dataclass(frozen=True, slots=True)
-class _Column:
-    title: str
-    cell: Callable[[Line], str]
+class _Row:
+    part: str
+    """Empty for a whole benchmark."""
+    line: Line
+    cells: Sequence[str]
 
 
 def points(value: float, digits: int = 1) -> str:
@@ -65,71 +70,54 @@ def interval(estimate: Estimate) -> str:
 
 
 def errors_text(errors: Mapping[str, int]) -> str:
-    """Missing outputs by status in words, a dash for none."""
-    return ", ".join(f"{count} {status}" for status, count in errors.items()) or "-"
+    """Missing outputs by status in words.
+
+    Example:
+        >>> errors_text({"timeout": 2, "no_row": 1})
+        '2 timeout, 1 no_row'
+    """
+    return ", ".join(f"{count} {status}" for status, count in errors.items())
 
 
-def _name(line: Line) -> str:
-    return f"{'  ' if line.part else ''}{line.part or line.title}{_star(line)}"
+def _rows(table: EvalTable, lines: Sequence[Line]) -> list[_Row]:
+    """The table's rows; an overall number other than the mean has a row of its own."""
+    rows: list[_Row] = []
+    for line in lines:
+        shares = [
+            points(line.chance),
+            points(line.format_failures),
+            points(line.no_answer),
+            points(line.cut),
+            f"{line.num_scored}/{line.num_total}",
+        ]
+        rows.append(_Row(line.part, line, [interval(line.accuracy[p]) for p in table.profiles] + shares))
+        for part, found in ((line.headline, line.overall), ("delta-knowledge", line.delta_knowledge)):
+            if found:
+                cells = [interval(found[p]) for p in table.profiles]
+                rows.append(_Row(part, line, cells + [""] * len(shares)))
+    return rows
 
 
-def _full_name(line: Line) -> str:
-    return f"{line.title}{': ' if line.part else ''}{line.part}{_star(line)}"
+def _titles(table: EvalTable) -> list[str]:
+    return [*(PROFILE_TITLES.get(profile, profile) for profile in table.profiles), *SHARES]
 
 
-def _star(line: Line) -> str:
-    return "*" if line.num_scored < line.num_total else ""
-
-
-def _scored(line: Line) -> str:
-    return f"{line.num_scored}/{line.num_total}"
-
-
-def _overall(line: Line, profile: str) -> str:
-    found = line.overall.get(profile)
-    return "" if found is None else interval(found)
-
-
-def _columns(table: EvalTable, lines: Sequence[Line]) -> list[_Column]:
-    columns = [_Column("benchmark", _name)]
-    if any(line.cell.mode != "plain" for line in lines):
-        columns.append(_Column("option", lambda line: line.cell.mode))
-    columns.append(_Column("frames", lambda line: str(line.cell.num_frames)))
-    if any(len(line.cell.seeds) > 1 for line in lines):
-        columns.append(_Column("seeds", lambda line: str(len(line.cell.seeds))))
-    for profile in table.profiles:
-        title = PROFILE_TITLES.get(profile, profile)
-        columns.append(_Column(title, lambda line, p=profile: interval(line.accuracy[p])))
-    for profile in table.profiles:
-        headlines = {line.headline for line in lines if line.overall}
-        if headlines:
-            title = f"{'/'.join(sorted(headlines))}, {PROFILE_TITLES.get(profile, profile)}"
-            columns.append(_Column(title, lambda line, p=profile: _overall(line, p)))
-    columns += [
-        _Column("chance", lambda line: points(line.chance)),
-        _Column("no form", lambda line: points(line.format_failures)),
-        _Column("no answer", lambda line: points(line.no_answer)),
-        _Column("cut", lambda line: points(line.cut)),
-        _Column("scored", _scored),
-        _Column("errors", lambda line: errors_text(line.errors)),
-    ]
-    if not any(line.errors for line in lines):
-        columns.pop()
-    return columns
+def _full_name(line: Line, part: str) -> str:
+    star = "*" if line.num_scored < line.num_total else ""
+    mode = "" if line.cell.mode == "plain" else f", {line.cell.mode}"
+    return f"{line.title}{': ' if part else ''}{part}{star}{mode}"
 
 
 def remarks(table: EvalTable) -> list[str]:
     """What the columns have no room for: covered parts, seeds one by one, delta-knowledge, notes."""
     out: list[str] = []
     for line in (*table.lines, *table.option_lines):
-        name = f"{_full_name(line)}, {line.cell.num_frames} frames"
-        if line.cell.mode != "plain":
-            name += f", {line.cell.mode}"
-        if line.covered:
+        name = f"{_full_name(line, line.part)}, {line.cell.num_frames} frames"
+        if line.errors:
             shown = ", ".join(f"{PROFILE_TITLES.get(p, p)} {points(v)}" for p, v in line.covered.items())
-            out.append(f"* {name}: over the {line.num_scored} outputs of {line.num_total} alone {shown}")
-        for profile, found in line.delta_knowledge.items():
-            out.append(f"{name}: delta-knowledge, {PROFILE_TITLES.get(profile, profile)}: {interval(found)}")
+            alone = f"; over the {line.num_scored} outputs alone {shown}" if shown else ""
+            missing = line.num_total - line.num_scored
+            out.append(f"{name}: {missing} without an output ({errors_text(line.errors)}){alone}")
         if len(line.cell.seeds) > 1 and not line.part:
             for profile, by_seed in line.by_seed.items():
                 shown = ", ".join(f"{seed}: {points(value)}" for seed, value in by_seed.items())
@@ -138,24 +126,36 @@ def remarks(table: EvalTable) -> list[str]:
 
 
 def to_rich(table: EvalTable) -> RenderableType:
-    """The table for a terminal."""
+    """The table for a terminal: intervals under their numbers, so that 80 columns hold it."""
     parts: list[RenderableType] = []
-    for title, lines in (
-        (f"{table.name} ({table.engine})", table.lines),
-        (OPTIONS_TITLE, table.option_lines),
-    ):
+    headed = f"{table.name} ({table.engine})"
+    for title, lines in ((headed, table.lines), (OPTIONS_TITLE, table.option_lines)):
         if not lines:
             continue
-        shown = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-        columns = _columns(table, lines)
-        for place, column in enumerate(columns):
-            shown.add_column(column.title, justify="left" if place == 0 else "right", overflow="fold")
-        for line in lines:
-            shown.add_row(*(Text(column.cell(line)) for column in columns))
+        shown = stacked_table(["benchmark", *(name.replace(" ", "\n") for name in _titles(table))], title)
+        for row in _rows(table, lines):
+            seeds = f", {len(row.line.cell.seeds)} seeds" if len(row.line.cell.seeds) > 1 else ""
+            name = f"  {row.part}" if row.part else _full_name(row.line, "")
+            first = f"{name}\n  {row.line.cell.num_frames} frames{seeds}"
+            shown.add_row(*(Text(text) for text in (first, *map(_two_lines, row.cells))))
         parts.append(shown)
     parts += [Text(text) for text in remarks(table)]
     parts.append(Text(LEGEND, style="dim"))
     return Group(*parts)
+
+
+def stacked_table(titles: Sequence[str], title: str) -> Table:
+    """An empty table with narrow gaps, the first column to the left."""
+    shown = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(titles):
+        shown.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
+    shown.columns[0].min_width = 12
+    return shown
+
+
+def _two_lines(cell: str) -> str:
+    number, bracket, bounds = cell.partition(" [")
+    return f"{number}\n{bounds.rstrip(']').replace(', ', '-')}" if bracket else cell
 
 
 def to_markdown(table: EvalTable) -> str:
@@ -164,11 +164,13 @@ def to_markdown(table: EvalTable) -> str:
     for title, lines in (("", table.lines), (OPTIONS_TITLE, table.option_lines)):
         if not lines:
             continue
-        columns = _columns(table, lines)
         out += [f"## {title}", ""] if title else []
         out += markdown_table(
-            [column.title for column in columns],
-            [[column.cell(line) for column in columns] for line in lines],
+            ["benchmark", "frames", *_titles(table)],
+            [
+                [_full_name(row.line, row.part), str(row.line.cell.num_frames), *row.cells]
+                for row in _rows(table, lines)
+            ],
         )
         out.append("")
     out += [f"- {_escaped(text)}" for text in remarks(table)]
