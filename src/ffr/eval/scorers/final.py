@@ -35,7 +35,7 @@ _MAX_ANNOUNCED: Final = 40
 _BOXED: Final = "\\boxed"
 _ENDS: Final = tuple(".!)]}\"'")
 
-_NOUN: Final = r"(?:answer|choice|option|conclusion|prediction)"
+_NOUN: Final = r"(?:answer|ans|choice|option|conclusion|prediction)"
 _IS: Final = (
     r"(?:(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be|could\s+be|might\s+be|may\s+be|"
     r"seems?\s+to\s+be|appears?\s+to\s+be|remains)\b\s*[:=]?|[:=]|->|=>|\u2192)"
@@ -61,7 +61,7 @@ _APPROVED: Final = re.compile(
     r"(?:\b(?i:option|choice|answer|letter)\s+)?(?<![\w'])[(\[\"']?([A-Z]|\d)"
     r"(?:[)\]\"'.:]{1,2}(?:[ \t][^.\n]{1,200}?)?)?,?[ \t]+(?:is|seems|appears|would\s+be|must\s+be)[ \t]+"
     r"(?:to\s+be\s+)?(?:definitely|clearly|indeed|therefore|thus)?[ \t]*(?:the\s+|a\s+)?"
-    r"(?:only\s+|single\s+|most\s+|more\s+)?(?:correct|right|best|better|accurate|suitable|appropriate)\b"
+    r"(?:only\s+|single\s+|most\s+|more\s+)?(?:correct|right|best|better|accurate|suitable|appropriate|answer)\b"
     r"|\b(?i:option|choice|sentence|caption|description)\s+([A-Z]|\d)[ \t]+(?:best[ \t]+|better[ \t]+)?"
     r"(?:captures|matches|describes|fits|represents|reflects|aligns)\b"
 )

@@ -38,7 +38,7 @@ def number_in(parts: Parts) -> tuple[Number | None, str, str]:
         if number:
             return number, passage.text, f"{passage.rule}.number"
     for text, rule in () if parts.unfinished else _places(parts.body):
-        number = _read(text)
+        number = _read(text, lead=text[:1].isdigit() and not _CONCLUDES.search(text))
         if number:
             return number, text, f"{rule}.number"
     for passage in parts.spare:
@@ -61,15 +61,15 @@ def _places(body: str) -> list[tuple[str, str]]:
     return places
 
 
-def _read(text: str) -> Number | None:
-    """The one number of a passage, else the one at its start, unless it begins a range ("2 to 3")."""
+def _read(text: str, *, lead: bool = True) -> Number | None:
+    """The one number of a passage, else (`lead`) the one at its start; none if that begins a range."""
     for piece in (text, *sentences(text)[:1]):
         number = read_number(piece)
         if number.value is not None:
             return number
-        lead = _LEAD.match(piece)
-        if lead and not _RANGE.match(piece[lead.end() :]):
-            number = read_number(lead[1])
+        first = _LEAD.match(piece) if lead else None
+        if first and not _RANGE.match(piece[first.end() :]):
+            number = read_number(first[1])
             if number.value is not None:
                 return number
     return None

@@ -24,6 +24,7 @@ _NUMBER = re.compile(
     r"(?:\s*[x*]\s*10\s*\^?\s*(?P<power>[-+]?\d{1,3})|[eE](?P<exp>[-+]?\d{1,3})(?!\w))?"
     r"(?:\s*/\s*(?P<below>\d+(?:\.\d+)?))?"
 )
+_PART = re.compile(r"\b(?:half|halves|quarters?|dozens?|point|couple)\b", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -62,6 +63,8 @@ def read_number(text: str) -> Number:
     plain = re.sub(r"\\(?:boxed|text|mathrm|textbf)\s*|\\[,;! ]|[{}]", " ", plain)
     plain = plain.rsplit("=", 1)[-1]
     found = [_from_match(match) for match in _NUMBER.finditer(plain) if not _is_power(plain, match)]
+    if not found and _PART.search(plain):
+        return Number(None, reason="a fraction or a measure in words is not read")
     if not found:
         found = [Number(float(value)) for value in _word_numbers(plain.casefold())]
     values = {number.value for number in found}
