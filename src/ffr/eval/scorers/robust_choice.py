@@ -85,14 +85,8 @@ def _whole(body: str, options: Sequence[Option]) -> Choice:
     choice = with_numbers(body, options)
     if choice.rule == "mcq.marked_letter" and len(sentences(body)) > 1:
         return NONE  # "Plan B. He runs." marks a letter, too
-    if choice.rule == "mcq.ambiguous" and not _letters_only(body):
-        return NONE  # a sentence may hold letters by chance; other steps look again
-    return choice
-
-
-def _letters_only(text: str) -> bool:
-    """Whether a text is a list of letters ("A or B", "A, C") and no sentence."""
-    return not re.sub(r"\b(?:[A-Za-z]|and|or|both|either|options?|answers?)\b|[\W_]", "", text)
+    # A sentence may hold several letters by chance: later steps look again.
+    return choice if choice.label else NONE
 
 
 def _lines(body: str, options: Sequence[Option]) -> Choice:
