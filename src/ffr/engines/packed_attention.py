@@ -216,8 +216,8 @@ def _compiled_flex() -> Any:
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    # No machine with a GPU was at hand when this was written: the block mask is checked against
-    # `Layout.allowed` on the CPU, and FlexAttention's eager forward against the other two ways.
+    # Not run on a GPU so far. Checked without one: the block mask against `Layout.allowed`, and the eager
+    # and the compiled CPU forward; FlexAttention has no backward on CPU.
     grouped = query.shape[1] != key.shape[1]
     return _compiled_flex()(query, key, value, block_mask=layout.block_mask, scale=scale, enable_gqa=grouped)
 
