@@ -119,9 +119,7 @@ def test_overlaps_are_found_and_a_clean_file_is_written(benchmarks, tmp_path, ff
     rows = [
         training_row(0),
         training_row(1, path="./elsewhere/FILM0000002.mp4"),  # a film of Video-Holmes, other case and folder
-        training_row(
-            2, problem="which way does the square  move", options=[o.text for o in film.target.options]
-        ),
+        training_row(2, problem="which way does the square  move", options=texts),
         training_row(3, path="./charades/SQUA1_3.5_9.0.mp4"),  # a part of a clip of MVBench
         training_row(4, problem="Which way does the square move?"),  # the same words, other options
         training_row(5, solution="<answer>Z</answer>"),

@@ -160,11 +160,15 @@ def _cell(value: object) -> object:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        pass
+        return _literal(value)
+
+
+def _literal(text: str) -> object:
+    """A Python literal; the text itself if it is none."""
     try:
-        return ast.literal_eval(value)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return value
+        return text
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -24,6 +24,11 @@ class LongVideoBench(OfficialBenchmark):
     split = "validation"
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """The letter of the 0-based `correct_choice`.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         texts = row.texts("candidates")
         if not texts:

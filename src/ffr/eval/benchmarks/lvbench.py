@@ -38,6 +38,11 @@ class LvBench(OfficialBenchmark):
     tasks = TYPES
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A letter; several question types are joined by `JOIN`.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         _, options = embedded_options(row.text("question"))
         options = options or row.labelled("options", "candidates")

@@ -39,6 +39,11 @@ class Mmvu(OfficialBenchmark):
     split = "validation"
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A letter, or free words where the row is open-ended.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         options = row.lettered("choices")
         task = row.text("question_type", default="multiple-choice" if options else "open-ended")

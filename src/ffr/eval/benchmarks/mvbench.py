@@ -66,6 +66,11 @@ class MvBench(OfficialBenchmark):
     tasks = TASKS
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """The candidates get their letters; the answer is a candidate's text (case doesn't count).
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         options = bare_options(row.texts("candidates"))
         if not options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from ffr.types import Evidence, ProblemType, Sample
 _PROBLEM_TYPES = {"choice": ProblemType.MULTIPLE_CHOICE, "number": ProblemType.REGRESSION}
 
 
-class OfficialBenchmark:
+class OfficialBenchmark(ABC):
     """A benchmark read from its own files; each subclass says what its rows mean.
 
     Example:
@@ -40,16 +41,17 @@ class OfficialBenchmark:
     """What published tables of video reasoners use, where that is less than all tasks."""
     split: ClassVar[str] = "test"
 
+    @abstractmethod
     def target(self, record: Mapping[str, Any]) -> Target:
-        raise NotImplementedError
+        """What a scorer needs of an official row, or of the hub's variant of it."""
 
     def rows(self, root: Path, tasks: Sequence[str]) -> Annotations:
         """The annotation rows under `root`, of the asked tasks where each has a file of its own."""
         return read_split(locate(root, self.name, self.files))
 
+    @abstractmethod
     def media(self, row: Fields) -> tuple[str, ...]:
         """Where a row's media may lie, relative to the root, the official place first."""
-        raise NotImplementedError
 
     def own_id(self, row: Fields, source: SourceRow) -> str:
         """The row's id within the benchmark."""
@@ -63,9 +65,9 @@ class OfficialBenchmark:
         """The question without its options, as the student is asked."""
         return row.text("question")
 
+    @abstractmethod
     def prompt(self, row: Fields, target: Target) -> str:
         """The text that the benchmark's authors put to a model."""
-        raise NotImplementedError
 
     def clip_s(self, row: Fields, video: Path) -> tuple[float, float] | None:
         """Official bounds inside the file, seconds."""

@@ -37,6 +37,11 @@ class TempCompass(OfficialBenchmark):
     default_tasks = ("multi-choice",)
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A letter, yes or no, one of the sentences, or a caption, as `task_of` says.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         task = task_of(row)
         if task == "captioning":

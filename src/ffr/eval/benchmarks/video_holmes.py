@@ -23,6 +23,11 @@ class VideoHolmes(OfficialBenchmark):
     tasks = QUESTION_TYPES
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A letter among the options, at most six.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         options = row.lettered("Options", "options")
         task = row.text("Question Type", "question_type", default="")
@@ -44,6 +49,7 @@ class VideoHolmes(OfficialBenchmark):
         return row.text("Question", "question")
 
     def prompt(self, row: Fields, target: Target) -> str:
+        """The authors' one prompt for all question types."""
         options = ", ".join(f"{o.label}: {o.text}" for o in target.options)
         return (
             "Based on the given video, reason and answer the single-choice question. Provide your reasoning "

@@ -47,6 +47,11 @@ class VideoMmmu(OfficialBenchmark):
     headline = "mean_of_tracks"
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A letter where the row has options, whatever its `question_type` says, else free words.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         options = row.labelled("options")
         task = row.text("track", default="")
@@ -90,6 +95,7 @@ class VideoMmmu(OfficialBenchmark):
         return _AT_END + text if row.text("track") in ("Adaptation", QUESTION_ONLY) else text + _IGNORE
 
     def prompt(self, row: Fields, target: Target) -> str:
+        """The question with the track's own words before or after it; none for the baseline."""
         options = lettered_lines(target)
         text = row.text("question") + (f"\n{options}" if options else "")
         track = row.text("track")

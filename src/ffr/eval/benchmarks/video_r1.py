@@ -35,6 +35,11 @@ class VideoR1(OfficialBenchmark):
     tasks = tuple(str(t) for t in ProblemType)
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """What `problem_type` says; the answer without its tags.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         task = row.text("problem_type")
         kind = _KINDS.get(task)

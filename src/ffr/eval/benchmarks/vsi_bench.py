@@ -34,6 +34,11 @@ class VsiBench(OfficialBenchmark):
     headline = "macro_8"
 
     def target(self, record: Mapping[str, Any]) -> Target:
+        """A number for the four number types, else a letter.
+
+        Raises:
+            EvalDataError: If a field is missing or malformed.
+        """
         row = Fields(self.name, record)
         texts = row.texts("options")
         task = row.text("question_type", default="")
