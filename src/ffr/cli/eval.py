@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,14 @@ from ffr.cli.train import log_to
 
 if TYPE_CHECKING:
     from ffr.eval.models import Answerer, ModelIdentity
+    from ffr.eval.models.checkpoint import Checkpoint
+    from ffr.eval.models.openai import ServerSettings
     from ffr.eval.run import Questions
     from ffr.eval.runner import Runner
     from ffr.eval.settings import EvalConfig
     from ffr.eval.store import RunStore
+
+    Load = Callable[[], tuple[Answerer, ModelIdentity]]
 
 MICRO_BATCH = 32
 SHOW, LOCAL, SERVER = ShowFlags(), LocalFlags(), ServerFlags()
@@ -93,15 +97,6 @@ for _name, _help, *_examples in (
     app.command(f"ffr.cli.eval_tools:{_name}", name=_name, help=_help, help_epilogue=f"Examples:\n{_lines}")
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Who answers, and under which settings."""
-
-    answerer: Answerer
-    identity: ModelIdentity
-    cfg: EvalConfig
-
-
 @app.default
 def evaluate(
     *,
@@ -120,22 +115,21 @@ def evaluate(
     console = Console(highlight=False, quiet=ask.display == "none")
     log_to(console)
     try:
-        model = _model(ask, show, local, server)
-        questions = _questions(model.cfg, console)
-        return _evaluate(ask, model, questions, console)
+        cfg, load = _plan(ask, show, local, server)
+        questions = _questions(cfg, console)
+        answerer, identity = load()
+        return _evaluate(ask, cfg, questions, answerer, identity, console)
     except (EvalDataError, ServerError, RunFileError, RunMixError, ModelGoneError, OSError) as error:
         raise CliError(str(error)) from error
 
 
-def _model(ask: AskFlags, show: ShowFlags, local: LocalFlags, server: ServerFlags) -> _Model:
+def _plan(ask: AskFlags, show: ShowFlags, local: LocalFlags, server: ServerFlags) -> tuple[EvalConfig, Load]:
+    """The settings, and what reaches the model: last, after mistakes that can be seen without it."""
     settings = server_settings(ask, server)
     if settings is not None:
-        from ffr.eval.models.openai import OpenAIAnswerer, connect
-
-        cfg = eval_config(ask, show, {}, size_factor_px=None, batch_size=1, concurrency=settings.concurrency)
-        settled = asyncio.run(connect(settings))
-        answerer = OpenAIAnswerer(settled, name=ask.name)
-        return _Model(answerer, answerer.identity(), cfg)
+        places = settings.concurrency
+        cfg = eval_config(ask, show, {}, size_factor_px=None, batch_size=1, concurrency=places)
+        return cfg, lambda: _served(settings, ask.name)
     from ffr.eval.models.checkpoint import MICRO_STUDENT, find_checkpoint
 
     found = find_checkpoint(ask.model)
@@ -143,6 +137,17 @@ def _model(ask: AskFlags, show: ShowFlags, local: LocalFlags, server: ServerFlag
     cfg = eval_config(
         ask, show, found.trained, size_factor_px=found.size_factor_px, batch_size=batch, concurrency=1
     )
+    return cfg, lambda: _checkpoint(found, ask, local)
+
+
+def _served(settings: ServerSettings, name: str) -> tuple[Answerer, ModelIdentity]:
+    from ffr.eval.models.openai import OpenAIAnswerer, connect
+
+    answerer = OpenAIAnswerer(asyncio.run(connect(settings)), name=name)
+    return answerer, answerer.identity()
+
+
+def _checkpoint(found: Checkpoint, ask: AskFlags, local: LocalFlags) -> tuple[Answerer, ModelIdentity]:
     try:
         from ffr.eval.models.hf import HFAnswerer
     except ImportError as error:
@@ -153,7 +158,7 @@ def _model(ask: AskFlags, show: ShowFlags, local: LocalFlags, server: ServerFlag
     answerer = HFAnswerer(
         found, name=ask.name, dtype=local.dtype, attention=local.attention, device=local.device
     )
-    return _Model(answerer, answerer.identity(ask.model), cfg)
+    return answerer, answerer.identity(ask.model)
 
 
 def _questions(cfg: EvalConfig, console: Console) -> Questions:
@@ -185,11 +190,17 @@ def _questions(cfg: EvalConfig, console: Console) -> Questions:
     return questions
 
 
-def _evaluate(ask: AskFlags, model: _Model, questions: Questions, console: Console) -> int:
+def _evaluate(
+    ask: AskFlags,
+    cfg: EvalConfig,
+    questions: Questions,
+    answerer: Answerer,
+    identity: ModelIdentity,
+    console: Console,
+) -> int:
     from ffr.eval.run import finish, make_runner, open_run, run_info
     from ffr.eval.runner import plain
 
-    cfg, answerer = model.cfg, model.answerer
     if len(cfg.asked_seeds) < len(cfg.seeds):
         console.print(
             f"WARNING: {len(cfg.seeds)} seeds with temperature 0 give {len(cfg.seeds)} times the same "
@@ -198,14 +209,16 @@ def _evaluate(ask: AskFlags, model: _Model, questions: Questions, console: Conso
             soft_wrap=True,
         )
     output_dir = ask.output_dir or Path("outputs/eval") / answerer.name.replace("/", "-")
-    info = run_info(cfg, questions, model.identity, name=answerer.name, engine=answerer.engine)
+    info = run_info(cfg, questions, identity, name=answerer.name, engine=answerer.engine)
     started = time.monotonic()
     with open_run(output_dir, info, questions, resume=ask.resume) as store:
         runner = make_runner(cfg, questions, store, plain(answerer))
         keys = runner.keys()
         done = sum(store.done(key) for key in keys)
         if done:
-            console.print(f"{output_dir}: {done} of {len(keys)} answers are there already", markup=False)
+            console.print(
+                f"{output_dir}: {done} of {len(keys)} answers are there already", markup=False, soft_wrap=True
+            )
         progress = EvalProgress(len(keys), done, console, ask.display)
         runner.on_row = progress.row
         try:
