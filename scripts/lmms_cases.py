@@ -23,18 +23,20 @@ class Case:
     output: str
 
 
-def cases(seed: int = SEED, per_benchmark: int = 640) -> list[Case]:
+def cases(seed: int = SEED, per_benchmark: int = 1000) -> list[Case]:
     """Outputs for every benchmark: written styles on each question, then random mixtures of fragments."""
     rng = random.Random(seed)
     out: list[Case] = []
     for group in questions().values():
-        found = [
+        tricky = [Case(q, "tricky", text) for q in group for text in _tricky(q)]
+        written = [
             Case(q, style, text)
             for q in group
             for style, text in (*_styles(q, group[0] is q), *_own_styles(q))
         ]
-        rng.shuffle(found)
-        found = found[: per_benchmark * 3 // 4]
+        rng.shuffle(tricky)
+        rng.shuffle(written)
+        found = [*tricky[: per_benchmark // 2], *written[: per_benchmark // 3]]
         while len(found) < per_benchmark:
             question = rng.choice(group)
             found.append(Case(question, "mixture", _mixture(question, rng)))
@@ -210,6 +212,51 @@ _OTHER = (
 )
 
 
+_TRICKY = (
+    "Maybe {w}: {x}, or {a}. {t} or so",
+    "Maybe ({w}), or {a}: or {w}. or so",
+    "Say {w}) then ({a}) then {w} then",
+    "I think {a}.",
+    "I think {w}. No: {a}.{t}",
+    "{x} {w}? rather {a} then",
+    "{a}.{t}\nend",
+    "{a}.\n\n{t}",
+    "1,234 cups({a})now",
+    "cups({a})now",
+    "1,234 [{a}] ; x",
+    ". " * 33 + "x.{l}.y",
+    ". " * 31 + "x.{l}.y",
+    "y={a}\nso what",
+    "so what\ny={a}",
+    "{a} is ?",
+    "it is {a} is it",
+    "it runs in o(n log n)",
+    "it is dfs",
+    "{a} and",
+    "twenty and one chairs",
+    "one hundred and eighty, two",
+    "two or twenty-one",
+    "-{a}",
+    "{a}e1",
+    "{a},{a}",
+    "{l}",
+    "2",
+    "2.",
+    "{w} {a}</think>",
+    "Best answer: {a}",
+    "The answer {w} is {a}",
+    "{a} {w} {a} {w}",
+    "the answer is not {w} but {a}, i pick {a}",
+)
+"""Strings on which two readings of a rule differ; all are on every question."""
+
+
+def _tricky(q: Question) -> list[str]:
+    return [
+        text.format(a=q.gold, l=q.gold.lower(), t=q.gold_text, w=q.wrong, x=q.wrong_text) for text in _TRICKY
+    ]
+
+
 def _own_styles(q: Question) -> Iterator[tuple[str, str]]:
     """Outputs in the words of the question's own kind."""
     for text in q.texts:
@@ -230,9 +277,7 @@ _FRAGMENTS = (
     *"A B C D E F G a b c d e I O 1 2 3 10 0 9.5 1,000 -4 1e3 .5 (A) (B) A. B. C: D) yes no No Yes".split(),
     *". , : ; ! ? ' \" ( ) [ ] { } < > / \\ _ - + = @ ` * $ ... O(n^2) one twenty hundred and so".split(),
     *"<think> </think> <answer> </answer> <analysis> </analysis> answer Answer: thousand is".split(),
-    *"the answer is|Option 1|Option 2|Sentence A|not|a man|The best option is|I pick|i choose|has".split(
-        "|"
-    ),
+    *"the answer is|Option 1|Option 2|Sentence A|not|a man|The best option is|I pick|i choose|has".split("|"),
     *(
         "The correct answer is",
         "A ",

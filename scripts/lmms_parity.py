@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ Where it asks a judge or draws, both sides count 0 here. Other outputs: `--fuzz 
 FAULTS_HEADER = """
 ## Faults of the harness that the profile keeps
 
-Executed on the package; the other profiles do not share them.
+Executed on the package.
 """
 
 
@@ -55,13 +56,15 @@ def build_environment(folder: Path) -> Path:
     """A virtual environment with lmms-eval and the little its scorers need; its interpreter.
 
     Raises:
-        subprocess.CalledProcessError: If the package can't be installed.
+        subprocess.SubprocessError: If the package can't be installed.
     """
-    venv.create(folder, with_pip=True)
+    own_pip = importlib.util.find_spec("pip") is not None
+    venv.create(folder, with_pip=not own_pip)
     python = folder / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python)] if own_pip else [str(python), "-m", "pip"]
     for wanted in ((*NEEDS,), ("--no-deps", f"lmms-eval=={VERSION}")):
-        subprocess.run([*pip, *wanted], check=True, capture_output=True, text=True, timeout=300)
+        command = [*pip, "--quiet", "--disable-pip-version-check", "install", "--no-compile", *wanted]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     return python
 
 

@@ -86,8 +86,18 @@ def _mmvu() -> Iterator[Question]:
             "answer": gold,
         }
         yield _lettered("mmvu", "mmvu", i, 5, record, {**record, "video_path": f"videos/{subject}/{i}.mp4"})
-    golds = ("Dolly Zoom", "3 m/s", "O(n\u00b2)", "Depth-First Search (DFS)", "the go to it", "12.97", "is a")
-    wrongs = ("pan shot", "7 m/s", "O(n)", "BFS", "somewhere", "13", "was")
+    golds = (
+        "Dolly Zoom",
+        "3 m/s",
+        "O(n\u00b2)",
+        "Depth-First Search (DFS)",
+        "the go to it",
+        "12.97",
+        "is a",
+        "(DFS)",
+        "O(n log n) time",
+    )
+    wrongs = ("pan shot", "7 m/s", "O(n)", "BFS", "somewhere", "13", "was", "BFS", "O(n) time")
     for i, (gold, wrong) in enumerate(zip(golds, wrongs, strict=True)):
         record = {
             "id": f"validation_{10 + i}",

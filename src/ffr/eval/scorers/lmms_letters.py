@@ -15,7 +15,16 @@ _PHRASES = (
     *("best answer is", "the correct option is", "correct option is", "the best option is"),
     *("best option is", "the choice is", "choice is", "the correct choice is", "correct choice is"),
     *("i choose", "i select", "i pick", "my answer is", "my choice is"),
-    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+    *(
+        "\uc635\uc158",
+        "\uc815\ub2f5\uc740",
+        "\ub2f5\uc740",
+        "\ub2f5:",
+        "\u7b54\u6848\u662f",
+        "\u7b54\u6848\u4e3a",
+        "\u9009",
+        "\u7b54\u3048\u306f",
+    ),
 )
 _PREFIXES = (
     *("The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is"),

@@ -21,8 +21,10 @@ _SUBJECTS = frozenset(
         *("Economics", "Management"),
     }
 )
-_POWERS = str.maketrans({"²": "^2", "³": "^3", "¹": "^1", "⁰": "^0", "⁴": "^4", "⁵": "^5"})
-_MORE_POWERS = str.maketrans({"⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9"})
+_POWERS = str.maketrans(
+    {"\u00b2": "^2", "\u00b3": "^3", "\u00b9": "^1", "\u2070": "^0", "\u2074": "^4", "\u2075": "^5"}
+)
+_MORE_POWERS = str.maketrans({"\u2076": "^6", "\u2077": "^7", "\u2078": "^8", "\u2079": "^9"})
 _NUMBER = re.compile(r"\d+\.?\d*")
 _BIG_O = re.compile(r"o\s*\([^)]+\)", re.IGNORECASE)
 _SAME_NUMBER = 0.01

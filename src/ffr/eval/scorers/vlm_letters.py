@@ -91,42 +91,6 @@ def _of_lines(segment: str) -> str:
     return ""
 
 
-# --- VideoMMMU ---
-def mmmu_letter(text: str, options: Mapping[str, str]) -> tuple[str, str]:
-    """`B.` or `B:`, else `(B)`, else `B `, else an option's text in over five words; the last of several."""
-    for mark in ",.!?;:'":
-        text = text.strip(mark)
-    text = f" {text} "
-    dotted = [label for label in options if f"{label}." in text]
-    colons = [label for label in options if f"{label}:" in text]
-    if dotted or colons:
-        form, rule = ("{}.", "period") if dotted else ("{}:", "colon")
-        return _last_of([*dotted, *colons], form, text), rule
-    for form, where, rule in (("({})", "({})", "parentheses"), ("{} ", " {} ", "space")):
-        labels = [label for label in options if form.format(label) in text]
-        if labels:
-            return _last_of(labels, where, text), rule
-    lower = text.lower()
-    labels = [label for label, option in options.items() if option.lower() in lower]
-    if labels and len(text.split()) > 5:
-        return max(labels, key=lambda label: lower.rfind(options[label].lower())), "option_text"
-    return _NONE
-
-
-def _last_of(labels: list[str], form: str, text: str) -> str:
-    return max(labels, key=lambda label: text.rfind(form.format(label)))
-
-
-# --- Video-Holmes ---
-def holmes_letter(answer: str) -> str:
-    """The first of A to F, in this order, that stands before a blank or colon or behind `[`; else at all."""
-    for forms in (("{} ", "{}:", "[{}"), ("{}",)):
-        for letter in "ABCDEF":
-            if any(form.format(letter) in answer for form in forms):
-                return letter
-    return ""
-
-
 # --- MVBench (`matching_util.can_infer`) ---
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",

@@ -16,6 +16,8 @@ from typing import Any
 from ffr.eval.base import Score, Target
 from ffr.eval.benchmarks.fields import Fields, as_list
 from ffr.eval.scorers import mmmu, tempcompass, vlm_letters
+from ffr.eval.scorers.mmmu_choice import video_mmmu_letter
+from ffr.eval.scorers.official import score_official
 from ffr.eval.scorers.shared import DROPPED, NEEDS_JUDGE, NO_TASK, found, nothing
 from ffr.eval.scorers.vlm_numbers import spatial_number
 from ffr.eval.scorers.vsi import official_mra
@@ -68,16 +70,17 @@ def _video_mmmu(target: Target, row: Fields, output: str) -> Score:
     if kind == "multiple-choice":
         texts = row.texts("options")
         options = {chr(ord("A") + i): text for i, text in enumerate(texts)}
-        letter, rule = vlm_letters.mmmu_letter(said, options)
+        letter, rule = video_mmmu_letter(said, options)
         return found(float(letter in golds), letter, rule)
     match = mmmu.open_match(golds, mmmu.open_candidates(said) or ())
     return found(float(match is not None), said if match is None else str(match), "open")
 
 
 def _video_holmes(target: Target, row: Fields, output: str) -> Score:
-    inner = _last_answer(output)
-    letter = "" if inner is None else vlm_letters.holmes_letter(inner)
-    return found(float(letter == target.answer), letter, "answer_tag.first_in_order")
+    start = output.find("<answer>")
+    if start < 0 or "</answer>" not in output[start:]:
+        return nothing()
+    return score_official("video_holmes", target, row.record, output)  # the authors' rule, tags required
 
 
 def _longvideobench(target: Target, row: Fields, output: str) -> Score:
@@ -116,15 +119,3 @@ _RULES: dict[str, _Rules] = {
     "mvbench": _mvbench,
     "tempcompass": _tempcompass,
 }
-
-
-def _last_answer(text: str) -> str | None:
-    """Content of the last `<answer>` block, blocks taken from the left."""
-    content, start = None, text.find("<answer>")
-    while start >= 0:
-        end = text.find("</answer>", start)
-        if end < 0:
-            break
-        content = text[start + len("<answer>") : end].strip()
-        start = text.find("<answer>", end)
-    return content
