@@ -191,10 +191,7 @@ def read_reply(target: Target, text: str, failure: str = "") -> Score:
     if failure:
         return nothing(failure)
     for written in reversed(_OBJECT.findall(text)):
-        try:
-            said = cast("dict[str, Any]", json.loads(written))
-        except ValueError:
-            continue
+        said = _parsed(written)
         answer = str(said.get("answer", "")).strip()
         if target.kind == "caption" and answer:
             label = read_choice(answer, target.options).label
@@ -208,6 +205,14 @@ def read_reply(target: Target, text: str, failure: str = "") -> Score:
 def wants_judge(score: Score) -> bool:
     """Whether rules left this score open."""
     return score.note == NEEDS_JUDGE
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The object that a text in braces is; an empty one, which says nothing, if it is not JSON."""
+    try:
+        return cast("dict[str, Any]", json.loads(text))
+    except ValueError:
+        return {}
 
 
 def _question(case: Case) -> str:
