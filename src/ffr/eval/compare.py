@@ -154,6 +154,7 @@ class _Maker:
     num_draws: int
 
     def lines(self) -> list[Comparison]:
+        """A line per pair of seeds, and one of the means where a run has several."""
         if len(self.a.seeds) == len(self.b.seeds) == 1:
             seeds = [(self.a.seeds[0], self.b.seeds[0])]
         else:

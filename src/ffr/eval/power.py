@@ -26,7 +26,7 @@ class BenchmarkSize:
 
     Example:
         >>> SIZES["lvbench"].per_video
-        15.038834951456312
+        15.03883495145631
     """
 
     title: str
@@ -243,7 +243,7 @@ def resolvable(num_questions: int, design: Design, *, paired: bool = True) -> fl
     room = num_questions / design.design_effect
     low, high = 1e-4, 1 - design.base - 1e-6
 
-    def shows(effect: float) -> bool:
+    def _shows(effect: float) -> bool:
         tried = replace(design, effect=effect, discordance=max(design.discordance, effect))
         if paired:
             return (
@@ -251,11 +251,11 @@ def resolvable(num_questions: int, design: Design, *, paired: bool = True) -> fl
             )
         return _unpaired(tried) <= room
 
-    if not shows(high):
+    if not _shows(high):
         return math.nan
     while high - low > 1e-5:
         middle = (low + high) / 2
-        low, high = (low, middle) if shows(middle) else (middle, high)
+        low, high = (low, middle) if _shows(middle) else (middle, high)
     return high
 
 
