@@ -1,7 +1,8 @@
 """Sampling with a Hugging Face model in the training process: prefill once, decode the group together.
 
 The clip of a question goes through the vision tower once, its prompt through the language model once,
-and the key-value cache is repeated for the G rollouts, which are decoded in one batch. Randomness is a
+and the key-value cache is repeated for the G rollouts, which are decoded in one batch. A repair begins
+with the same clip and question: it goes on from what the first pass kept (`prefix`). Randomness is a
 stream per rollout, named by the view and the rollout's place in it: what is sampled depends neither on
 the other rows of the batch nor on the device.
 """
@@ -12,7 +13,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from ffr.config import FindConfig
 from ffr.engines.batch import Batcher, unwrap
 from ffr.engines.encode import EncodedPrompt, Encoder
+from ffr.engines.prefix import PrefixCache, Start, go_on
 from ffr.types import Observation, Rollout
 
 _MEDIA_TOKEN = re.compile(r"image|video|vision|audio|frame_?pad", re.IGNORECASE)
@@ -64,6 +66,8 @@ class HFSampler:
         seed: start of the random streams until `reseed`.
         greedy: take the most likely token instead of drawing (evaluation).
         max_rows: rollouts decoded together at most.
+        prefix_bytes: memory for the key-value states of prompts until `reseed`, `forget` or other weights,
+            so that prompts that begin alike (repairs) read what is new only; 0 keeps nothing.
 
     Example:
         >>> rollouts = await HFSampler(model, encoder, find=cfg.find).sample([obs], num=8)  # doctest: +SKIP
@@ -78,6 +82,7 @@ class HFSampler:
         seed: int = 0,
         greedy: bool = False,
         max_rows: int = 64,
+        prefix_bytes: int = 0,
     ) -> None:
         self.model = model
         self.encoder = encoder
@@ -85,14 +90,20 @@ class HFSampler:
         self.greedy = greedy
         self.max_rows = max_rows
         self.batcher = Batcher(model, encoder.pad_id)
+        self.prefixes = PrefixCache(prefix_bytes)
         self.stop_ids = stop_ids(unwrap(model), encoder)
         self._banned = banned_tokens(unwrap(model), encoder) & ~_one_hot(unwrap(model), self.stop_ids)
         self.reseed(seed)
 
     def reseed(self, *parts: int) -> None:
         """Starts new random streams, named by `parts` (seed, step, rank): a resumed run repeats them."""
+        self.forget()
         self._stream = parts
         self._drawn: Counter[tuple[str, str]] = Counter()
+
+    def forget(self) -> None:
+        """Frees the key-value states of the round's prompts."""
+        self.prefixes.clear()
 
     async def sample(
         self, observations: Sequence[Observation], *, num: int, source: str = "policy"
@@ -113,20 +124,33 @@ class HFSampler:
         """
         prompts = [self.encoder.encode(obs) for obs in observations]
         uniforms = [self._uniforms(prompt, num, source) for prompt in prompts]
-        step = max(1, self.max_rows // num)
-        out: list[list[Rollout]] = []
+        out: list[list[Rollout]] = [[] for _ in prompts]
         training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(prompts), step):
-                part = slice(start, start + step)
-                decoded = self._decode(prompts[part], num, torch.cat(uniforms[part]))
-                for k, obs in enumerate(observations[part]):
+            self.prefixes.enter(self.model)
+            for part, starts in self._batches(prompts, max(1, self.max_rows // num)):
+                uniform = torch.cat([uniforms[at] for at in part])
+                decoded = self._decode([prompts[at] for at in part], num, uniform, starts)
+                for k, at in enumerate(part):
                     rows = decoded[k * num : (k + 1) * num]
-                    out.append([self._rollout(obs, ids, lps, source) for ids, lps in rows])
+                    out[at] = [self._rollout(observations[at], ids, lps, source) for ids, lps in rows]
         finally:
             self.model.train(training)
         return out
+
+    def _batches(
+        self, prompts: Sequence[EncodedPrompt], size: int
+    ) -> Iterator[tuple[list[int], list[Start] | None]]:
+        """Positions of prompts to decode together; with what is kept of them, or None to read them whole."""
+        # All are looked up first: what the first batch keeps must not decide how the second one is read.
+        starts = [self.prefixes.find(prompt, self.batcher) for prompt in prompts]
+        for kept in (True, False):
+            places = [at for at, start in enumerate(starts) if (start is not None) == kept]
+            for first in range(0, len(places), size):
+                part = places[first : first + size]
+                found = [start for start in (starts[at] for at in part) if start is not None]
+                yield part, found or None
 
     def _rollout(self, obs: Observation, ids: list[int], logprobs: list[float], source: str) -> Rollout:
         return Rollout(
@@ -151,11 +175,11 @@ class HFSampler:
 
     @torch.no_grad()
     def _decode(
-        self, prompts: Sequence[EncodedPrompt], num: int, uniform_RT: Tensor
+        self, prompts: Sequence[EncodedPrompt], num: int, uniform_RT: Tensor, starts: Sequence[Start] | None
     ) -> list[tuple[list[int], list[float]]]:
         model = unwrap(self.model)
         device = next(model.parameters()).device
-        logits, state = self._prefill(model, prompts, num, device)
+        logits, state = self._prefill(model, prompts, num, starts)
         uniform_RT, banned = uniform_RT.to(device), self._banned.to(device)
         stop = torch.tensor(sorted(self.stop_ids), device=device)
         live = torch.arange(len(prompts) * num, device=device)
@@ -191,21 +215,30 @@ class HFSampler:
         return best[:, 0], logprobs.gather(-1, best)[:, 0]
 
     def _prefill(
-        self, model: nn.Module, prompts: Sequence[EncodedPrompt], num: int, device: torch.device
+        self, model: nn.Module, prompts: Sequence[EncodedPrompt], num: int, starts: Sequence[Start] | None
     ) -> tuple[Tensor, _DecodeState]:
-        rows = self.batcher.rows(prompts, [()] * len(prompts), device)
+        device = next(model.parameters()).device
+        if starts is None:
+            rows = self.batcher.rows(prompts, [()] * len(prompts), device)
+            vision, cache = self.batcher.vision(model, prompts), None
+        else:
+            new = go_on(prompts, starts, self.batcher, model)
+            rows, vision, cache = new.rows, new.vision, new.cache
         out = model(
             input_ids=rows.input_ids,
             attention_mask=rows.attention_mask,
             position_ids=rows.position_ids,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            **self.batcher.vision(model, prompts),
+            **vision,
         )
         cache = out.past_key_values
+        if starts is None:
+            self.prefixes.put(prompts, cache)
         if num > 1:
             cache.batch_repeat_interleave(num)
-        width, room = rows.input_ids.shape[1], self.find.max_completion_tokens
+        width, room = rows.attention_mask.shape[1], self.find.max_completion_tokens
         mask = torch.nn.functional.pad(rows.attention_mask.repeat_interleave(num, dim=0), (0, room), value=1)
         positions = self.batcher.next_positions(prompts, device).repeat_interleave(num)
         return out.logits[:, -1].repeat_interleave(num, dim=0), _DecodeState(cache, mask, positions, width)
