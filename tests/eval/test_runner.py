@@ -14,7 +14,7 @@ from ffr.eval.benchmarks.samples import write_sample
 from ffr.eval.models import Reply
 from ffr.eval.results import load_run
 from ffr.eval.rows import read_rows, read_run
-from ffr.eval.run import limited, load_questions
+from ffr.eval.run import limited, load_questions, write_test_world
 from ffr.eval.runner import MAX_FAILURES_IN_A_ROW, MAX_RAW_CHARS, Answer, ModelGoneError
 from ffr.eval.settings import config_hash, output_settings, tasks_of
 from ffr.eval.store import RunMixError
@@ -227,6 +227,18 @@ def test_an_option_has_its_own_mode_and_keeps_what_it_needs(root, tmp_path):
     cfg = config(root)
     evaluate(cfg, tmp_path / "run", by_view, respond=twice)
     assert all(row.extra == {"votes": ["A", "A"]} for row in read_rows(tmp_path / "run"))
+
+
+def test_a_test_world_grows_but_is_never_replaced(tmp_path):
+    assert write_test_world(tmp_path / "ours", num=2) == tmp_path / "ours" / "microworld"
+    clip = tmp_path / "ours" / "microworld" / "clips" / "test" / "00001.mp4"
+    before = clip.stat().st_mtime_ns
+    assert write_test_world(tmp_path / "ours", num=2) is None
+    assert write_test_world(tmp_path / "ours", num=4) == tmp_path / "ours" / "microworld"
+    assert clip.stat().st_mtime_ns == before
+    assert len(load_questions(config(tmp_path / "ours")).items) == 4
+    assert write_test_world(world(tmp_path / "theirs", 3), num=9) is None
+    assert len(load_questions(config(tmp_path / "theirs")).items) == 3
 
 
 def test_limit_takes_the_tasks_in_turn(root):

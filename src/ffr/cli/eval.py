@@ -166,13 +166,16 @@ def _questions(cfg: EvalConfig, console: Console) -> Questions:
     from ffr.eval.run import MICROWORLD, MICROWORLD_QUESTIONS, load_questions, write_test_world
 
     if MICROWORLD in cfg.benchmarks:
+        num = min(cfg.limit or MICROWORLD_QUESTIONS, MICROWORLD_QUESTIONS)
         with Progress(
             TextColumn("MicroWorld clips"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
         ) as bar:
-            task = bar.add_task("clips", total=MICROWORLD_QUESTIONS, visible=False)
-            written = write_test_world(cfg.root, on_clip=lambda: bar.update(task, advance=1, visible=True))
+            task = bar.add_task("clips", total=num, visible=False)
+            written = write_test_world(
+                cfg.root, num=num, on_clip=lambda: bar.update(task, advance=1, visible=True)
+            )
         if written:
-            console.print(f"microworld: {MICROWORLD_QUESTIONS} test clips written to {written}", markup=False)
+            console.print(f"microworld: {num} test clips in {written}", markup=False, soft_wrap=True)
     questions = load_questions(cfg)
     for name, info in questions.info.items():
         part = f" of {info.num_total}" if info.num_total != info.num_items else ""

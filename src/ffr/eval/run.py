@@ -42,17 +42,28 @@ class Questions:
         return sum(info.num_missing for info in self.info.values())
 
 
-def write_test_world(root: Path, *, on_clip: Callable[[], None] | None = None) -> Path | None:
-    """Writes MicroWorld's test split under `root/microworld` where it is not there yet.
+def write_test_world(
+    root: Path, *, num: int = MICROWORLD_QUESTIONS, on_clip: Callable[[], None] | None = None
+) -> Path | None:
+    """Writes the first questions of MicroWorld's test split under `root/microworld`.
+
+    A test split that somebody else wrote is left as it is; one of ours is made longer where it is too short.
+
+    Args:
+        root: Of the benchmarks.
+        num: Questions, one clip each.
+        on_clip: Called after each clip.
 
     Returns:
         The folder that was written, or None if there was nothing to do.
     """
-    found = benchmark_root(root, MICROWORLD)
-    if (found / "test.json").is_file():
+    folder = benchmark_root(root, MICROWORLD)
+    stamp = folder / "written_by_ffr_eval.txt"
+    if (folder / "test.json").is_file() and not (stamp.is_file() and int(stamp.read_text()) < num):
         return None
     folder = root / MICROWORLD
-    write_microworld(folder, num_train=0, num_test=MICROWORLD_QUESTIONS, on_clip=on_clip)
+    write_microworld(folder, num_train=0, num_test=num, on_clip=on_clip)
+    (folder / stamp.name).write_text(str(num))
     return folder
 
 
