@@ -14,6 +14,7 @@ from ffr.algorithms import Algorithm, make_algorithm
 from ffr.config import Config
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import HFSampler
+from ffr.engines.prefix import ROUND_BYTES
 from ffr.engines.trl import checkpoint as checkpoints
 from ffr.engines.trl import setup
 from ffr.engines.trl.flow import GroupFlow
@@ -112,7 +113,8 @@ def _build(
 
     model, processor = setup.load_student(cfg, sharded=args.deepspeed is not None)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
-    sampler = HFSampler(model, encoder, find=cfg.find, seed=cfg.train.seed)
+    room = ROUND_BYTES if algorithm.repairs and teacher is not None else 0
+    sampler = HFSampler(model, encoder, find=cfg.find, seed=cfg.train.seed, prefix_bytes=room)
     repairs = None
     if algorithm.repairs and teacher is not None:
         journal = Journal(cfg.report.output_dir / "teacher.sqlite")

@@ -248,6 +248,7 @@ class FFRTrainer(GRPOTrainer):
             try:
                 yield
             finally:
+                self.sampler.forget()
                 self.sampler.model = self.model
                 self.model.train(training)
 
