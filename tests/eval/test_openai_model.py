@@ -83,7 +83,7 @@ def test_a_video_has_the_frames_at_their_times(num, step_s):
         assert float(stream.average_rate) == pytest.approx(1 / step_s, rel=0.01)
     assert len(got) == num
     for k, (time_s, pixels) in enumerate(got):
-        assert time_s == pytest.approx(k * step_s, rel=0.02, abs=0.01)
+        assert time_s == pytest.approx(k * step_s, rel=0.001, abs=0.001)
         assert abs(pixels.astype(int) - gray(k)).max() <= 3
 
 

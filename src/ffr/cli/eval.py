@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +248,7 @@ async def _drive(runner: Runner, answerer: Answerer, console: Console) -> None:
     main = asyncio.current_task()
 
     def stop() -> None:
+        """First call: ask nothing new; second: end now."""
         if not runner.stopped:
             runner.stop()
             console.print("stopping when the answers under way are written; Ctrl-C again to drop them")
@@ -255,12 +258,11 @@ async def _drive(runner: Runner, answerer: Answerer, console: Console) -> None:
         if main is not None:
             main.cancel()
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in signals:
-            loop.add_signal_handler(number, stop)
-    except (NotImplementedError, RuntimeError, ValueError):
-        signals = ()  # Windows, or not the main thread: Ctrl-C ends the run at once; rows are on disk
+    # On Windows, and in a thread, Ctrl-C ends the run at once; rows are on disk all the same.
+    catching = sys.platform != "win32" and threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if catching else ()
+    for number in signals:
+        loop.add_signal_handler(number, stop)
     try:
         await runner.run()
     except asyncio.CancelledError:
