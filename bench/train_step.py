@@ -9,13 +9,14 @@ not part of it; the completions are given. Variants, each in a process of its ow
 
     shared               one sequence for the group (the default)
     unshared             model.shared_prefix = false, the group in one padded batch
-    unshared_row_by_row  the same, one rollout a pass (gradient accumulation)
+    unshared_row_by_row  the same, one rollout a pass with gradient accumulation (on request)
     stock_trl            TRL's GRPOTrainer with the same arguments and its frames as images: TRL trains blind
                          on video, and an image fills two temporal patches, so a frame costs twice the tokens
 
-Ratios are taken within a round and the median is reported. What TRL spends on processing pixels, and ours on
-encoding, is left out. Memory is the highest resident size of the process over all steps, less its size with
-the weights loaded (CUDA: of allocated memory). Exit code 1 if a target is missed.
+Ratios are taken within a round and the median is reported, of wall time and of CPU time (which neighbours on
+the machine disturb less). Wall time leaves out what TRL spends on processing pixels and ours on encoding; CPU
+time does not. Memory is the highest resident size of the process over all steps, less its size with the
+weights loaded (CUDA: of allocated memory). Exit code 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -155,8 +156,12 @@ def summary(found: dict[str, Any], spec: dict[str, Any], student: dict[str, Any]
             ratios = [r[other]["step_s"] / r["shared"]["step_s"] for r in rounds]
             out[f"shared_vs_{other}"] = statistics.median(ratios)
             out[f"shared_vs_{other}_runs"] = ratios
+            cpu = [r[other]["cpu_s"] / r["shared"]["cpu_s"] for r in rounds]
+            out[f"cpu_time_shared_vs_{other}"] = statistics.median(cpu)
             out[f"peak_memory_shared_of_{other}"] = memory["shared"] / memory[other]
             out[f"positions_{other}_of_shared"] = per_pass[other] / per_pass["shared"]
+    work = {name: tflop(student, spec, per_pass[name], patches[name]) for name in names}
+    out["work_limit_shared_vs_unshared"] = work["unshared"] / work["shared"]
     out["fraction_of_token_limit"] = out["shared_vs_unshared"] / out["token_limit_shared_vs_unshared"]
     return {**out, **found}
 
@@ -194,10 +199,12 @@ def show(found: dict[str, Any]) -> None:
     for key in [k for k in found if k.startswith("shared_vs") and not k.endswith("_runs")]:
         other = key.removeprefix("shared_vs_")
         memory = 1 / found[f"peak_memory_shared_of_{other}"]
-        print(f"  {other}: {found[key]:.2f}x the time, {memory:.2f}x the memory")
+        cpu = found[f"cpu_time_{key}"]
+        print(f"  {other}: {found[key]:.2f}x the time ({cpu:.2f}x of CPU), {memory:.2f}x the memory")
     print(
         f"  limit of shared against unshared by tokens {found['token_limit_shared_vs_unshared']:.2f}x, "
-        f"reached {found['fraction_of_token_limit']:.0%}"
+        f"reached {found['fraction_of_token_limit']:.0%}; with the vision tower's part, the same in both, "
+        f"{found['work_limit_shared_vs_unshared']:.2f}x"
     )
 
 
@@ -205,7 +212,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--completions", type=int, nargs="+", default=[128, 256])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument(
+        "--variants", nargs="+", default=["shared", "unshared", "stock_trl"], choices=VARIANTS
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of a variant's process; 0: torch's choice")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--model", choices=("20m", "3b", "7b"), default="20m")
     parser.add_argument("--lora-rank", type=int, default=0)
@@ -241,7 +251,7 @@ def main() -> int:
         spec = {
             "student": str(path), "clip": str(clip), "output": str(folder / "run"), "device": words.device,
             "group_size": group, "frames": frames, "lora_rank": words.lora_rank,
-            "peak_tflops": words.peak_tflops, "threads": 1 if words.quick else 0,
+            "peak_tflops": words.peak_tflops, "threads": 1 if words.quick else words.threads,
         }  # fmt: skip
         report: dict[str, Any] = {
             "bench": "train_step",
@@ -254,6 +264,7 @@ def main() -> int:
             "targets": TARGETS,
             "memory": "highest resident size of the variant's process less that with the weights loaded",
             "gpu": GPU_NOTE if words.device == "cpu" else environment_gpu(),
+            "threads": spec["threads"] or os.cpu_count(),
             "environment": environment(PACKAGES),
             "lengths": {},
         }

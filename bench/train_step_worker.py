@@ -206,7 +206,7 @@ def main() -> None:
     print(MARK + json.dumps({"resident_bytes": before}), flush=True)
     for _line in sys.stdin:
         tokens.clear()
-        variant.aside_s, started = 0.0, time.perf_counter()
+        variant.aside_s, started, used = 0.0, time.perf_counter(), time.process_time()
         one_step(variant, model, optimizer)
         if on_cuda:
             torch.cuda.synchronize()
@@ -214,6 +214,7 @@ def main() -> None:
         highest = torch.cuda.max_memory_allocated() if on_cuda else 0
         highest = highest or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         report = {"step_s": seconds - variant.aside_s, "aside_s": variant.aside_s, **tokens}
+        report["cpu_s"] = time.process_time() - used
         print(MARK + json.dumps({**report, "peak_memory_bytes": highest - before}), flush=True)
 
 
