@@ -325,6 +325,8 @@ class ReportConfig(Section):
     """Steps between traced steps."""
     trace_groups: PositiveInt = 2
     """Groups traced per traced step."""
+    sync_timings: bool = False
+    """Wait for the GPU at the borders of phases: `time/*` is then exact, and a step a little slower."""
     display: Literal["rich", "plain", "none"] = "rich"
 
 
