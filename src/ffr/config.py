@@ -309,6 +309,10 @@ class TrainConfig(Section):
     save_every: PositiveInt = 100
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
+    watchdog_s: PositiveFloat | None = 1800.0
+    """A phase of one process that lasts longer is reported, with its samples and what the others do."""
+    watchdog_abort: bool = False
+    """End the process (status 124) after that report."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 
 

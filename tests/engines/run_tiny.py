@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import tiny
 import torch
 
 torch.set_num_threads(1)
+RANK = os.environ.get("RANK", "0")
 
 
 class Printed(tiny.Notes):
@@ -26,40 +28,120 @@ class Printed(tiny.Notes):
         print(f"step {step} loss {values['train/loss']!r}", flush=True)
 
 
-def _note_weights() -> list[str]:
+def fsdp_on_cpu() -> None:
+    """accelerate uses FSDP on accelerators only; torch itself shards over gloo as well."""
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
+
+    start = AcceleratorState.__init__
+
+    def init(self, *args, **kwargs) -> None:
+        start(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU and kwargs.get("fsdp_plugin") is not None:
+            self.fsdp_plugin = kwargs["fsdp_plugin"]
+            if self._mixed_precision != "no":
+                self.fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.distributed_type = DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    AcceleratorState.__init__ = init
+
+
+def note_weights() -> list[str]:
     """Will hold the digest of this rank's weights at the end of training."""
     import ffr.engines.trl.run as run
+    from ffr.engines.trl.shards import whole_tensor
 
     digests: list[str] = []
-    export = run._export
+    export = run.export_student
 
     def noting(trainer, student) -> None:
-        content = b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())
+        content = b"".join(whole_tensor(p).numpy().tobytes() for p in trainer.model.parameters())
         digests.append(hashlib.sha256(content).hexdigest())
         export(trainer, student)
 
-    run._export = noting
+    run.export_student = noting
     return digests
+
+
+def note_gradients(out: Path) -> None:
+    """Writes the whole gradients of every optimiser step."""
+    from safetensors.torch import save_file
+    from transformers import TrainerCallback
+
+    import ffr.engines.trl.run as run
+    from ffr.engines.trl.shards import whole_tensor
+
+    build = run._build
+
+    class Gradients(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, *, model, **_) -> None:
+            grads = {
+                name: whole_tensor(torch.nn.Parameter(p.grad))
+                for name, p in model.named_parameters()
+                if p.grad is not None
+            }
+            if RANK == "0":
+                save_file(grads, out / f"grads_{state.global_step + 1}.safetensors")
+
+    def noting(*args, **kwargs):
+        trainer = build(*args, **kwargs)
+        trainer.add_callback(Gradients())
+        return trainer
+
+    run._build = noting
+
+
+def lose(uids: list[str]) -> None:
+    """Clips that cannot be decoded any more once training has begun."""
+    import ffr.engines.trl.flow as flow
+    from ffr.observe import MediaError
+
+    observe = flow.observe
+
+    def losing(sample, cfg):
+        if sample.uid in uids:
+            raise MediaError("missing", sample.video, "lost")
+        return observe(sample, cfg)
+
+    flow.observe = losing
+
+
+def stall(phase: str) -> None:
+    """This rank never comes back from a phase."""
+    import ffr.engines.trl.flow as flow
+
+    def forever(*_, **__):
+        time.sleep(3600)
+
+    setattr(flow, {"fix": "choose", "find": "verify"}[phase], forever)
 
 
 def main() -> None:
     import ffr.engines.trl.flow as flow
-    from ffr.engines.trl import train
+    from ffr.engines.trl import setup, train
 
     checkpoint, clips, out, options = sys.argv[1:]
     wanted = json.loads(options)
     verifier = tiny.coin
-    if wanted.get("rank_0_is_right") and os.environ.get("RANK") == "0":
+    if wanted.get("rank_0_is_right") and RANK == "0":
         verifier = tiny.always_right
     flow.verify = import_module("ffr.fix.repair").verify = verifier  # type: ignore[attr-defined]
+    fsdp_on_cpu()
+    if wanted.get("sgd"):
+        arguments = setup._grpo_values
+        setup._grpo_values = lambda *args: {**arguments(*args), "optim": "sgd"}
+    if wanted.get("gradients"):
+        note_gradients(Path(out))
+    lose(wanted.get("lost", []))
+    if wanted.get("stall_rank") == int(RANK):
+        stall(wanted["stall_phase"])
     cfg = tiny.config(Path(checkpoint), Path(out), **wanted.get("cfg", {}))
-    digests = _note_weights()
-    teacher = tiny.FakeTeacher() if cfg.train.algorithm == "ffr" else None
+    digests = note_weights()
+    teacher = tiny.FakeTeacher(dead_for=wanted.get("dead_for", ())) if cfg.train.algorithm == "ffr" else None
     sink = Printed()
     result = train(
         cfg, tiny.samples(Path(clips), 6), teacher=teacher, sinks=[sink], resume=wanted.get("resume", False)
     )
-    rank = os.environ.get("RANK", "0")
     weights = result.student_dir / "model.safetensors"
     report = {
         "steps": result.steps,
@@ -69,7 +151,7 @@ def main() -> None:
         "weights": str(weights),
         "digest": digests[0],
     }
-    Path(out, f"report_{rank}.json").write_text(json.dumps(report), encoding="utf-8")
+    Path(out, f"report_{RANK}.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

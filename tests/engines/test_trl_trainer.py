@@ -352,7 +352,9 @@ def test_step_equals_stock_trl_on_the_same_tokens(build, clips, monkeypatch, che
 
 def test_lora_trains_adapters_and_keeps_the_reference(build) -> None:
     trainer = build(
-        teacher=tiny.FakeTeacher(), model={"lora": {"rank": 2}, "freeze_vision": True}, train={"algorithm": "ffr"}
+        teacher=tiny.FakeTeacher(),
+        model={"lora": {"rank": 2}, "freeze_vision": True},
+        train={"algorithm": "ffr"},
     )
     names = [n for n, p in trainer.model.named_parameters() if p.requires_grad]
     assert names and all("lora_" in n and "visual" not in n for n in names)

@@ -12,6 +12,7 @@ import torch
 
 from ffr.config import Config
 from ffr.engines.batch import Batcher
+from ffr.fix.teacher import TeacherRequest
 from ffr.types import (
     Diagnosis,
     ErrorType,
@@ -224,7 +225,9 @@ def write_clip(path: Path, seed: int, *, num_frames: int = 8, side: int = 56) ->
 
 def samples(folder: Path, num: int) -> list[Sample]:
     folder.mkdir(parents=True, exist_ok=True)
-    return [sample(k, write_clip(folder / f"{k}.mp4", seed=k)) for k in range(num)]
+    clips = [folder / f"{k}.mp4" for k in range(num)]
+    # Another process may be reading those that are there.
+    return [sample(k, clip if clip.is_file() else write_clip(clip, seed=k)) for k, clip in enumerate(clips)]
 
 
 def config(checkpoint: Path, output_dir: Path, **changes: dict) -> Config:
@@ -254,17 +257,18 @@ def coin(sample: Sample, text: str, **_: object) -> Verdict:
 
 
 class FakeTeacher:
-    """Always points at frames 1-3; counts its calls."""
+    """Always points at frames 1-3; counts its calls; answers nothing for the uids in `dead_for`."""
 
     name = "fake"
 
-    def __init__(self, *, dead: bool = False) -> None:
+    def __init__(self, *, dead: bool = False, dead_for: Sequence[str] = ()) -> None:
         self.dead = dead
+        self.dead_for = dead_for
         self.calls = 0
 
-    async def diagnose(self, request: object) -> Diagnosis:
+    async def diagnose(self, request: TeacherRequest) -> Diagnosis:
         self.calls += 1
-        if self.dead:
+        if self.dead or request.sample.uid in self.dead_for:
             return Diagnosis(patch=None, failure="transport", detail="connection refused")
         patch = EvidencePatch(
             error_types=(ErrorType.TEMPORAL,), key_frames=((1, 3),), guidance="Watch again."

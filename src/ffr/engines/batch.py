@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor, nn
 
 from ffr.engines.encode import EncodedPrompt, Medium
-from ffr.engines.features import FeatureCache, fixed_tower, join_output, split_output
+from ffr.engines.features import FeatureCache, fixed_tower, is_sharded, join_output, split_output
 
 log = logging.getLogger(__name__)
 _FEATURES = {"video": "get_video_features", "image": "get_image_features"}
@@ -153,14 +153,15 @@ class Batcher:
         """Visual arguments of a forward pass.
 
         Each distinct medium is encoded once and its features are repeated, with gradient, unless the
-        model's forward takes pixels only.
+        model's forward takes pixels only or its weights are sharded: then only the model's own forward
+        finds them whole.
 
         Args:
             model: the policy or reference, wrapped or not.
             media: what the rows show, in token order.
             mm_types: 0 text, 1 image, 2 video, for each token of each row (padded on the left).
         """
-        if not media or self.shares_media:
+        if not media or (self.shares_media and not is_sharded(model)):
             return self.encode_media(model, media)
         device = next(model.parameters()).device
         pixels: dict[str, Any] = _joined(media, device)

@@ -61,6 +61,16 @@ def _is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id") or type(parameter).__name__ in ("FlatParameter", "DTensor")
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """True for a model of whose weights a process holds pieces only (FSDP, ZeRO-3).
+
+    Asked of the model, not of its weights: FSDP2 leaves some of them whole between two passes.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule) or any(hasattr(p, "ds_id") for p in model.parameters())
+
+
 @dataclass
 class FeatureCache:
     """Features by medium and state of the tower; the oldest go when the limit is reached.

@@ -177,7 +177,8 @@ def _grpo_values(cfg: Config, total_steps: int, accumulate: int, scheduler: str)
         "report_to": list(train.report_to) or "none",
         "disable_tqdm": True,
         "log_completions": False,
-        "ddp_timeout": int(max(1800.0, 10 * cfg.fix.teacher.step_deadline_s)),
+        # Later than the watchdog, which knows who waits for whom.
+        "ddp_timeout": int(max(1800.0, 10 * cfg.fix.teacher.step_deadline_s, 2 * (train.watchdog_s or 0.0))),
     }
 
 
