@@ -120,6 +120,39 @@ def check_shaping(ratio: Any) -> None:
         close(p.grad, row["slope"], row["p"])
 
 
+def check_sampler_correction(ratio: Any) -> None:
+    """Truncated weight of a token that another program sampled; 1 outside the mask and where unknown."""
+    for row in load("sampler_correction"):
+        old, mu = logs([[row["old"], row["old"], "1/3"]]), logs([[row["sampler"], row["sampler"], "1/7"]])
+        mu[0, 2] = math.nan
+        weights = ratio.sampler_correction(old, mu, torch.tensor([[1, 0, 1]]), number(row["cap"]))
+        close(weights, [[number(row["expected"]), 1.0, 1.0]], row["name"])
+
+
+def check_weighted_loss(loss: Any) -> None:
+    """Token weights multiply the policy term and leave the KL term alone.
+
+    Ratio 1, advantages 2 and -1, weights 3/2 and 1/4 on one token each: policy loss
+    -(3/2 * 2 + 1/4 * -1) / 2 = -11/8. KL of p = 1/2 against ref 1/4: r = 1/2, r - 1 - log r = log 2 - 1/2.
+    Slopes in log p: -(3/2 * 2) / 2 = -3/2 and +1/8, and beta / 2 * (1 - r) = 1/4 each from the KL at beta 1.
+    """
+    lp = logs([["1/2"], ["1/2"]]).requires_grad_()
+    out = loss.ffr_loss(
+        lp,
+        lp.detach(),
+        torch.tensor([2.0, -1.0], dtype=torch.float64),
+        torch.ones(2, 1),
+        ref_logprobs_BT=logs([["1/4"], ["1/4"]]),
+        kl_beta=1.0,
+        token_weights_BT=torch.tensor([[1.5], [0.25]], dtype=torch.float64),
+    )
+    out.loss.backward()
+    close(out.metrics["policy_loss"], -11 / 8, "policy loss")
+    close(out.loss.detach(), -11 / 8 + math.log(2) - 0.5, "loss")
+    assert lp.grad is not None
+    close(lp.grad, [[-1.5 + 0.25], [0.125 + 0.25]], "slopes")
+
+
 def check_kl(kl: Any) -> None:
     """The k3 estimator and its slope in log p."""
     for row in load("kl"):

@@ -36,6 +36,20 @@ def test_shaping() -> None:
     assert len(goldens.load("shaping")) == 4
 
 
+def test_sampler_correction() -> None:
+    goldens.check_sampler_correction(ratio)
+    assert len(goldens.load("sampler_correction")) == 5
+    with pytest.raises(ValueError, match="cap must be >= 1"):
+        ratio.sampler_correction(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), 0.5)
+
+
+def test_token_weights_of_the_loss() -> None:
+    goldens.check_weighted_loss(loss)
+    with pytest.raises(ValueError, match="token weights"):
+        ones = torch.ones(2, 3)
+        loss.ffr_loss(ones, ones, torch.ones(2), ones, kl_beta=0.0, token_weights_BT=torch.ones(2, 1))
+
+
 def test_kl() -> None:
     goldens.check_kl(kl)
     assert len(goldens.load("kl")) == 5

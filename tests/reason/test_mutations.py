@@ -39,6 +39,22 @@ MUTATIONS: list[tuple[str, Any, str, str, Check]] = [
     ),
     ("ratio upside down", ratio, ".exp()", ".neg().exp()", goldens.check_ratio),
     ("gamma lost", ratio, "- math.log(gamma)", "- math.log(2 * gamma)", goldens.check_shaping),
+    (
+        "correction upside down",
+        ratio,
+        "old - sampler, torch",
+        "sampler - old, torch",
+        goldens.check_sampler_correction,
+    ),
+    ("correction not truncated", ratio, "gap)).clamp(max=cap)", "gap))", goldens.check_sampler_correction),
+    ("weights everywhere", ratio, "mask_BT.bool() & ~", "~", goldens.check_sampler_correction),
+    (
+        "weights lost",
+        loss,
+        "surrogate * _inside(token",
+        "surrogate + 0 * _inside(token",
+        goldens.check_weighted_loss,
+    ),
     ("kl reversed", kl, "gap.expm1() - gap", "(-gap).expm1() + gap", goldens.check_kl),
     (
         "mask dropped",

@@ -5,7 +5,14 @@ from ffr.reason.choose import best_of_group, choose
 from ffr.reason.kl import kl_k3
 from ffr.reason.loss import LossOutputs, aggregate, clipped_surrogate, ffr_loss
 from ffr.reason.outcome import outcome
-from ffr.reason.ratio import importance_ratio, reliance, shaped_weight, token_log_ratio, true_is_ratio
+from ffr.reason.ratio import (
+    importance_ratio,
+    reliance,
+    sampler_correction,
+    shaped_weight,
+    token_log_ratio,
+    true_is_ratio,
+)
 from ffr.reason.reward import robust_improvement_reward, taxed_mask
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "outcome",
     "reliance",
     "robust_improvement_reward",
+    "sampler_correction",
     "shaped_weight",
     "taxed_mask",
     "token_log_ratio",

@@ -66,6 +66,7 @@ def ffr_loss(
     view_treatment_B: Sequence[str] | None = None,
     shaping_gamma: float = 0.1,
     true_is_clamp: float = 2.0,
+    token_weights_BT: Tensor | None = None,
 ) -> LossOutputs:
     """Negative of the FFR objective (eq. 11) over the trained completion tokens; formulas in the module.
 
@@ -83,6 +84,8 @@ def ffr_loss(
         view_treatment_B: One of own, reattach, shaped, true_is per row; None is own for all.
         shaping_gamma: gamma of `shaped_weight`.
         true_is_clamp: Limit of `true_is_ratio`.
+        token_weights_BT: Multiplies each token's policy term, not its KL term, shape (B, T); from
+            `sampler_correction`. None is 1 for all.
 
     Returns:
         `LossOutputs`.
@@ -91,6 +94,10 @@ def ffr_loss(
         ValueError: Shapes differ, beta > 0 without a reference, or a switch is unknown or incomplete.
     """
     _check_shapes(logprobs_BT, old_logprobs_BT, advantages_B, mask_BT, ref_logprobs_BT)
+    if token_weights_BT is not None and token_weights_BT.shape != logprobs_BT.shape:
+        raise ValueError(
+            f"{tuple(token_weights_BT.shape)} token weights for {tuple(logprobs_BT.shape)} tokens"
+        )
     mask = mask_BT.bool()
     logprobs = _inside(logprobs_BT, mask)
     old = _inside(old_logprobs_BT, mask).detach()
@@ -102,6 +109,8 @@ def ffr_loss(
         surrogate = torch.where(shaped, shaped_weight(logprobs, shaping_gamma) * advantages, surrogate)
         ratio = torch.where(true_is, true_is_ratio(logprobs, old, true_is_clamp), ratio)
         surrogate = torch.where(true_is, ratio * advantages, surrogate)
+    if token_weights_BT is not None:
+        surrogate = surrogate * _inside(token_weights_BT, mask).detach()
     kl = _kl(logprobs, mask, ref_logprobs_BT, kl_beta)
     denominator = (normalizer, max_completion_tokens)
     policy_loss = aggregate(-surrogate, mask, norm, *denominator)

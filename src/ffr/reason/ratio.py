@@ -98,6 +98,39 @@ def true_is_ratio(logprobs_x: Tensor, old_logprobs_xc: Tensor, clamp: float = 2.
     return importance_ratio(logprobs_x, old_logprobs_xc).clamp(max=clamp)
 
 
+def sampler_correction(
+    old_logprobs_BT: Tensor, sampler_logprobs_BT: Tensor, mask_BT: Tensor, cap: float = 2.0
+) -> Tensor:
+    """Weight of a token that another program sampled than the one that trains (vLLM beside PyTorch).
+
+        w_t = min(pi_old(y_t | x', y_<t) / mu(y_t | x', y_<t), cap)
+
+    pi_old is the trainer's and mu the sampler's probability under the same weights and the same observation:
+    equal in theory, apart in kernels and precision. The weight multiplies the policy term of a token's loss
+    and carries no gradient; small ones stay as they are. Source: truncated importance sampling, per token
+    (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"); TRL 1.16's
+    `token_truncate`. mu must be of the whole distribution: under top-p < 1 the ratio is biased.
+
+    Args:
+        old_logprobs_BT: log pi_old, shape (B, T).
+        sampler_logprobs_BT: log mu, shape (B, T); NaN where the sampler reported nothing.
+        mask_BT: 1 where a weight is wanted, shape (B, T).
+        cap: Upper limit, >= 1.
+
+    Returns:
+        Shape (B, T), in (0, cap]; exactly 1 outside the mask and where nothing was reported.
+
+    Raises:
+        ValueError: cap < 1: it would shrink tokens on which both agree.
+    """
+    if cap < 1:
+        raise ValueError(f"cap must be >= 1, got {cap}")
+    old, sampler = at_least_float32(old_logprobs_BT).detach(), at_least_float32(sampler_logprobs_BT).detach()
+    known = mask_BT.bool() & ~sampler.isnan()
+    gap = torch.where(known, old - sampler, torch.zeros_like(old))
+    return importance_ratio(gap, torch.zeros_like(gap)).clamp(max=cap)
+
+
 def reliance(logprobs_x_BT: Tensor, logprobs_xc_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """How much a repaired completion leans on its patch.
 
