@@ -57,8 +57,10 @@ def engine(monkeypatch):
     package.train, package.EngineConfigError = train, EngineConfigError
     checkpoint = types.ModuleType("ffr.engines.trl.checkpoint")
     checkpoint.CheckpointError = CheckpointError
-    monkeypatch.setitem(sys.modules, package.__name__, package)
-    monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
+    ranks = types.ModuleType("ffr.engines.trl.ranks")
+    ranks.PeerError = PeerError
+    for module in (package, checkpoint, ranks):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
 
 
@@ -67,6 +69,10 @@ class EngineConfigError(ValueError):
 
 
 class CheckpointError(RuntimeError):
+    """The engine's own, without its imports."""
+
+
+class PeerError(RuntimeError):
     """The engine's own, without its imports."""
 
 
@@ -220,6 +226,7 @@ def test_ffr_without_a_teacher_is_refused_unless_insisted_on(ffr, engine, source
         NoTeacherError("no success in 32 calls"),
         EngineConfigError("train.algorithm = 'sft' has its own loop"),
         CheckpointError("checkpoint-3: model.safetensors is missing"),
+        PeerError("stopped because of another rank; rank 1: NoTeacherError: no success"),
     ],
     ids=lambda error: type(error).__name__,
 )

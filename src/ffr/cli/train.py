@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from rich.logging import RichHandler
 
 from ffr.cli.errors import CliError, ConfigError
 from ffr.cli.help import settings_help
+from ffr.cli.launcher import describe_launch
 from ffr.cli.progress import RichProgress
 from ffr.cli.settings import load_config, parse_overrides, to_json
 from ffr.config import Config
@@ -42,7 +44,9 @@ app = App(
             "ffr train -c configs/ffr_qwen2_5vl_7b.toml --dry-run",
             "ffr train -c configs/ffr_qwen2_5vl_7b.toml --fix.teacher.base-url URL",
             "ffr train -c configs/grpo_qwen2_5vl_7b.toml --train.report-to wandb",
-            "accelerate launch -m ffr train -c configs/ffr_qwen2_5vl_7b.toml",
+            "accelerate launch --config_file configs/accelerate/fsdp2.yaml -m ffr train -c FILE",
+            "ffr train -c configs/ffr_qwen2_5vl_7b.toml --model.lora.rank 64",
+            "accelerate launch --config_file configs/accelerate/ddp.yaml -m ffr train -c FILE --resume",
         )
     ),
     help_format="plaintext",
@@ -62,12 +66,16 @@ def train(
     Args:
         settings: Single settings, which win over the files.
         config: TOML files; later ones win.
-        dry_run: Print the resolved configuration as JSON and stop.
+        dry_run: Print the resolved configuration as JSON, on standard error how the launcher spreads the
+            weights, and stop.
         resume: Go on from the last checkpoint in report.output_dir.
     """
     cfg = load_config(config_files(config), parse_overrides(settings, flags=FLAGS))
+    launch = describe_launch()
     if dry_run:
-        print(to_json(cfg))
+        if is_main_process():
+            print(to_json(cfg))
+            print(f"launched as: {launch}", file=sys.stderr)
         return 0
     if not resume and is_main_process():
         refuse_to_overwrite(cfg.report.output_dir)
@@ -104,6 +112,7 @@ def run_training(cfg: Config, *, resume: bool = False, console: Console | None =
     from ffr.engines.trl import EngineConfigError  # torch, transformers, trl
     from ffr.engines.trl import train as train_engine
     from ffr.engines.trl.checkpoint import CheckpointError
+    from ffr.engines.trl.ranks import PeerError
     from ffr.fix import NoTeacherError
     from ffr.report import RunWriter
 
@@ -117,7 +126,7 @@ def run_training(cfg: Config, *, resume: bool = False, console: Console | None =
         if cfg.train.algorithm == "sft":
             return _supervised(cfg, samples, sinks, resume=resume)
         return train_engine(cfg, samples, teacher=teacher, sinks=sinks, resume=resume)
-    except (NoTeacherError, EngineConfigError, CheckpointError) as error:
+    except (NoTeacherError, EngineConfigError, CheckpointError, PeerError) as error:
         raise CliError(str(error)) from error
     finally:
         progress.close()
