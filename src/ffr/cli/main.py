@@ -35,6 +35,7 @@ app.command("ffr.cli.teach:app", name="teach", help="Ask a teacher about failed 
 app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
 app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")
 app.command("ffr.cli.audit:app", name="audit", help="Check what patches give away.")
+app.command("ffr.cli.serve:app", name="serve", help="Put a checkpoint behind the OpenAI API.")
 app.command(
     "ffr.cli.serve_teacher:serve_teacher",
     name="serve-teacher",

@@ -60,7 +60,7 @@ def serve_teacher(
         teacher = make_teacher(cfg.fix, cfg.observe)
         if teacher is None:
             raise CliError("fix.teacher.type is 'none': there is nobody to ask; name a teacher")
-        token = _token(token_env)
+        token = read_token(token_env)
         serve = ServeConfig(host, port, token, max_requests=max_requests)
         service = RepairService(cfg, teacher, root, Journal(journal) if journal is not None else None)
         server = Server(serve, service)
@@ -73,7 +73,7 @@ def serve_teacher(
     return EXIT_OK
 
 
-def _token(token_env: str | None) -> str:
+def read_token(token_env: str | None) -> str:
     """The token in the named variable; raises CliError if it is named and empty or short."""
     if token_env is None:
         return ""

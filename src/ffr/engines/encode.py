@@ -138,7 +138,7 @@ class Encoder:
             return known
         media = self._media_of(obs)
         text = self.processor.apply_chat_template(
-            self._messages(obs), add_generation_prompt=True, tokenize=False
+            self._messages(obs), add_generation_prompt=True, tokenize=False, **self._template_switches(obs)
         )
         gen_ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         prompt = self._expand(obs, gen_ids, media)
@@ -161,6 +161,9 @@ class Encoder:
         return self.tokenizer.decode(
             list(token_ids[:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+
+    def _template_switches(self, obs: Observation) -> dict[str, Any]:
+        return {}
 
     def _messages(self, obs: Observation) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []

@@ -1,6 +1,14 @@
 """What the student sees: exact frames with times, the prompt, and the patch after it. No torch."""
 
-from ffr.observe.clip import decode_clip, decode_clips, load_clip, load_clips, read_frames_at, read_image
+from ffr.observe.clip import (
+    decode_clip,
+    decode_clips,
+    decode_image,
+    load_clip,
+    load_clips,
+    read_frames_at,
+    read_image,
+)
 from ffr.observe.errors import MEDIA_STATUSES, MediaError
 from ffr.observe.frames import UNIFORM, FrameRule, fit_size, make_frame, pixel_hash, resize, uniform_indices
 from ffr.observe.observation import check_clips, observe
@@ -29,6 +37,7 @@ __all__ = [
     "decode_clip",
     "decode_clips",
     "decode_frames",
+    "decode_image",
     "drop_video",
     "fit_size",
     "index_video",

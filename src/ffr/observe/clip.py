@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,17 +38,33 @@ def read_image(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Pixels:
         MediaError: `missing`, `empty`, `too_big`, `undecodable`.
     """
     check_file(path, limits)
+    return _rgb(path, path, limits)
+
+
+def decode_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Pixels:
+    """RGB pixels of an image's bytes in display orientation, shape (height, width, 3).
+
+    Raises:
+        MediaError: `empty`, `too_big`, `undecodable`; its path is `data`.
+    """
+    name = Path("data")
+    if not data:
+        raise MediaError("empty", name, "the image has 0 bytes")
+    return _rgb(io.BytesIO(data), name, limits)
+
+
+def _rgb(source: Path | io.BytesIO, name: Path, limits: DecodeLimits) -> Pixels:
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > limits.max_px * 4:
                 raise MediaError(
                     "too_big",
-                    path,
+                    name,
                     f"{image.width}x{image.height} px, limit {limits.max_px * 4} px; shrink it",
                 )
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MediaError("undecodable", path, f"not a readable image ({error})") from error
+        raise MediaError("undecodable", name, f"not a readable image ({error})") from error
 
 
 def _bounds(index: ClipIndex, clip_s: tuple[float, float] | None, path: Path) -> tuple[int, int]:

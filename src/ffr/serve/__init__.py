@@ -1,6 +1,6 @@
-"""Serve: the teacher and the leak gate as a small HTTP service; torch-free."""
+"""Serve: the teacher and the leak gate, or a model, as a small HTTP service; torch-free."""
 
-from ffr.serve.analyze import BadRequest, RepairService
-from ffr.serve.app import ServeConfig, Server, is_loopback
+from ffr.serve.analyze import RepairService
+from ffr.serve.app import BadRequest, ServeConfig, Server, Service, is_loopback
 
-__all__ = ["BadRequest", "RepairService", "ServeConfig", "Server", "is_loopback"]
+__all__ = ["BadRequest", "RepairService", "ServeConfig", "Server", "Service", "is_loopback"]

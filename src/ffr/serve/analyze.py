@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ffr.config import BudgetConfig, Config
 from ffr.data import PathRefused, resolve_media
@@ -21,6 +22,9 @@ from ffr.data.video_r1 import label_options, split_options
 from ffr.fix import Budget, Journal, Proposal, RepairFlow, Teacher
 from ffr.observe import MediaError, observe, render_patch
 from ffr.observe.video import DecodeLimits
+from ffr.serve.app import BadRequest
+from ffr.serve.chat_request import checked
+from ffr.serve.http import HttpError
 from ffr.types import (
     Diagnosis,
     ErrorType,
@@ -47,27 +51,13 @@ RELEASED_KIND: Final = {
     ErrorType.MISCONCEPTION: "misconception",
 }
 """The released FFR knows three kinds of error."""
+ROUTES: Final = MappingProxyType({"/v1/repair": "POST", "/analyze": "POST"})
 _ANSWER_TAG: Final = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 _LETTER: Final = re.compile(r"\(?([A-Z])\)?[.):]?")
-M = TypeVar("M", bound=BaseModel)
 
 Text = Annotated[str, Field(max_length=100_000)]
 Words = Annotated[str, Field(min_length=1, max_length=20_000)]
 NumFrames = Annotated[int, Field(ge=1, le=64)]
-
-
-class BadRequest(Exception):
-    """A request that cannot be worked on.
-
-    Example:
-        >>> BadRequest("missing", "no such file under the root", 404).http_status
-        404
-    """
-
-    def __init__(self, status: str, message: str, http_status: int = 422) -> None:
-        """Keep a word for programs and a sentence for people."""
-        super().__init__(f"{status}: {message}")
-        self.status, self.message, self.http_status = status, message, http_status
 
 
 class RepairRequest(BaseModel):
@@ -172,6 +162,8 @@ class RepairService:
             for seen in (True, False)
         }
 
+    routes = ROUTES
+
     @property
     def model(self) -> str:
         """The teacher's model, for `/health`."""
@@ -180,11 +172,21 @@ class RepairService:
 
     async def aclose(self) -> None:
         """Close the teacher's connections."""
+        for flow in self._flows.values():
+            await flow.aclose()
         await self._teacher.aclose()
 
     def redact(self, text: str) -> str:
         """The text without the root's place on this machine."""
         return text.replace(json.dumps(str(self._root))[1:-1], "<root>")
+
+    def refusal(self, error: HttpError) -> dict[str, Any]:
+        """The released FFR's form of a failure."""
+        return error.body()
+
+    async def handle(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """`repair` or `analyze`."""
+        return await (self.repair(body) if path == "/v1/repair" else self.analyze(body))
 
     async def repair(self, body: dict[str, Any]) -> dict[str, Any]:
         """`POST /v1/repair`: status, patch and its text, diagnosis, leak report, frames.
@@ -192,7 +194,7 @@ class RepairService:
         Raises:
             BadRequest: Wrong fields, or a clip that is outside the root or cannot be read.
         """
-        request = _checked(RepairRequest, body)
+        request = checked(RepairRequest, body, http_status=422)
         row = {"clip_s": request.clip_s, "evidence": request.evidence}
         try:
             reader = RowReader(Path("request"), 1, row)
@@ -222,7 +224,7 @@ class RepairService:
         Raises:
             BadRequest: As `repair`.
         """
-        request = _checked(AnalyzeRequest, body)
+        request = checked(AnalyzeRequest, body, http_status=422)
         tagged = _ANSWER_TAG.search(request.ground_truth)
         gold = tagged.group(1) if tagged else request.ground_truth.strip()
         question, options = split_options(request.question)
@@ -285,17 +287,6 @@ class _NoStudent:
         self, observations: Sequence[Observation], *, num: int, source: str = "policy"
     ) -> list[list[Rollout]]:
         raise RuntimeError(f"the service has no student ({len(observations)} x {num} {source} rollouts)")
-
-
-def _checked(model: type[M], body: dict[str, Any]) -> M:
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part)[:40] for part in item['loc']) or 'body'}: {item['msg'][:160]}"
-            for item in error.errors(include_url=False, include_input=False)[:5]
-        ]
-        raise BadRequest("bad_request", "; ".join(problems)) from error
 
 
 def _problem_type(gold: str, options: tuple[Option, ...], *, is_letter: bool) -> ProblemType:

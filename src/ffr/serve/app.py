@@ -10,16 +10,71 @@ import signal
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from ffr.serve.analyze import BadRequest, RepairService
 from ffr.serve.http import MAX_HEAD_BYTES, HttpError, Request, read_body, read_head, response
 
 log = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
 """How long a refused client's unread body is drained, so that it can read its refusal."""
+HEALTH: Final = "/health"
+PARSE_ASIDE_BYTES: Final = 1024 * 1024
+"""A body from this size on is parsed in a thread, so that other clients need not wait."""
+
+
+class BadRequest(Exception):
+    """A request that cannot be worked on.
+
+    Example:
+        >>> BadRequest("missing", "no such file under the root", 404).http_status
+        404
+    """
+
+    def __init__(self, status: str, message: str, http_status: int = 422) -> None:
+        """Keep a word for programs and a sentence for people."""
+        super().__init__(f"{status}: {message}")
+        self.status, self.message, self.http_status = status, message, http_status
+
+
+class Service(Protocol):
+    """What stands behind a server: its paths, and the work.
+
+    Example:
+        >>> Server(ServeConfig(), RepairService(cfg, teacher, root))  # doctest: +SKIP
+    """
+
+    @property
+    def routes(self) -> Mapping[str, str]:
+        """Method by path; `/health` is the server's own."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """For `/health`."""
+        ...
+
+    async def handle(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply's JSON to one request; the body of a GET is empty.
+
+        Raises:
+            BadRequest: The request cannot be worked on.
+        """
+        ...
+
+    def refusal(self, error: HttpError) -> dict[str, Any]:
+        """What a client gets instead of a reply."""
+        ...
+
+    def redact(self, text: str) -> str:
+        """A reply's text without what must not leave this machine."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what the service holds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +92,8 @@ class ServeConfig:
     token: str = ""
     """Required as a bearer token when set; must be set to listen elsewhere than on loopback."""
     max_body_bytes: int = 1024 * 1024
+    max_held_bytes: int = 2**30
+    """Bodies in memory at a time, all requests together; more are answered 503."""
     max_requests: int = 16
     """Requests worked on at a time; more are answered 503."""
     max_connections: int = 256
@@ -50,7 +107,7 @@ class ServeConfig:
 
 
 class Server:
-    """Answers `POST /v1/repair`, `POST /analyze` and `GET /health`.
+    """Answers the paths of a service, and `GET /health`.
 
     Args:
         cfg: Address and limits.
@@ -64,21 +121,36 @@ class Server:
         >>> asyncio.run(server.run())  # doctest: +SKIP
     """
 
-    def __init__(self, cfg: ServeConfig, service: RepairService) -> None:
-        if not cfg.token and not is_loopback(cfg.host):
-            raise ValueError(
-                f"listening on {cfg.host} needs a token: anybody who reaches it could spend your teacher's "
-                "calls and look at your clips"
-            )
+    def __init__(self, cfg: ServeConfig, service: Service) -> None:
+        self.check(cfg)
         self._cfg = cfg
         self._service = service
         self._running = 0
+        self._held = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = cfg.port
         """The port that is really listened on, once started."""
         self.counters: Counter[str] = Counter()
         """Responses by status, `client_gone`, `cancelled` (at shutdown), `too_many_connections`."""
+
+    @staticmethod
+    def check(cfg: ServeConfig) -> None:
+        """Refuses to listen for strangers without a token.
+
+        Raises:
+            ValueError: Another address than loopback without a token.
+        """
+        if not cfg.token and not is_loopback(cfg.host):
+            raise ValueError(
+                f"listening on {cfg.host} needs a token: anybody who reaches it could spend your model's "
+                "time and look at your clips"
+            )
+
+    @property
+    def model(self) -> str:
+        """Name of what is served."""
+        return self._service.model
 
     @property
     def host(self) -> str:
@@ -115,7 +187,7 @@ class Server:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Listen no more, wait for running requests up to the grace time, close the teacher."""
+        """Listen no more, wait for running requests up to the grace time, close the service."""
         if self._server is not None:
             self._server.close()
         if self._connections:
@@ -146,20 +218,25 @@ class Server:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         started, path, unread, headers = time.monotonic(), "-", False, {}
+        held = 0
         try:
             async with asyncio.timeout(self._cfg.read_timeout_s):
                 request = await read_head(reader)
                 path = f"{request.method} {request.path[:100]}"
                 unread = True
                 self._admit(request)
+                held = self._hold(request)
                 body = await read_body(request, reader, writer, max_bytes=self._cfg.max_body_bytes)
                 unread = False
             request = Request(request.method, request.path, request.headers, body)
             status, payload = 200, await self._work(request, reader)
         except TimeoutError:
-            status, payload = 408, HttpError(408, "timeout", "the request did not arrive in time").body()
+            error = HttpError(408, "timeout", "the request did not arrive in time")
+            status, payload = 408, self._service.refusal(error)
         except HttpError as error:
-            status, payload, headers = error.status, error.body(), error.headers
+            status, payload, headers = error.status, self._service.refusal(error), error.headers
+        finally:
+            self._held -= held
         data = self._service.redact(json.dumps(payload, allow_nan=False)).encode("utf-8", "replace")
         self.counters[str(status)] += 1
         log.info("%s %d %.3f s", path, status, time.monotonic() - started)
@@ -169,25 +246,34 @@ class Server:
             if unread:
                 await _drain(reader, writer)
 
+    def _hold(self, request: Request) -> int:
+        """Bytes of the body that is about to be read; raises HttpError 503 if memory is spoken for."""
+        size = min(request.announced_bytes, self._cfg.max_body_bytes)
+        if self._held and self._held + size > self._cfg.max_held_bytes:
+            raise HttpError(503, "busy", "too many large requests at a time", {"retry-after": "1"})
+        self._held += size
+        return size
+
     def _admit(self, request: Request) -> None:
         """Refuse before the body is read.
 
         Raises:
             HttpError: 401, 403, 404, 405 or 503.
         """
-        methods = {"/health": "GET", "/v1/repair": "POST", "/analyze": "POST"}
+        methods = {HEALTH: "GET", **self._service.routes}
         cfg = self._cfg
         if not cfg.token and not _is_local_name(request.headers.get("host", "")):
             # A page of another site whose name was pointed at this machine.
             raise HttpError(403, "host", "the Host header is not this machine's loopback name")
         if request.path not in methods:
-            raise HttpError(404, "not_found", "known: GET /health, POST /v1/repair, POST /analyze")
+            known = ", ".join(f"{method} {path}" for path, method in methods.items())
+            raise HttpError(404, "not_found", f"known: {known}")
         if request.method != methods[request.path]:
             allowed = methods[request.path]
             raise HttpError(405, "method", f"use {allowed}", {"allow": allowed})
         if cfg.token and not request.bearer(cfg.token):
             raise HttpError(401, "unauthorized", "send the bearer token", {"www-authenticate": "Bearer"})
-        if request.path != "/health" and self._running >= cfg.max_requests:
+        if request.path != HEALTH and self._running >= cfg.max_requests:
             raise HttpError(503, "busy", "too many requests at a time", {"retry-after": "1"})
 
     async def _work(self, request: Request, reader: asyncio.StreamReader) -> dict[str, Any]:
@@ -196,15 +282,13 @@ class Server:
         Raises:
             HttpError: For anything but a reply.
         """
-        if request.path == "/health":
+        if request.path == HEALTH:
             model = self._service.model
             return {"status": "healthy", "model": model, "timeout": self._cfg.request_deadline_s}
         if self._running >= self._cfg.max_requests:
             raise HttpError(503, "busy", "too many requests at a time", {"retry-after": "1"})
-        data = request.json()
-        handle = self._service.repair if request.path == "/v1/repair" else self._service.analyze
         self._running += 1
-        work = asyncio.ensure_future(handle(data))
+        work = asyncio.ensure_future(self._handle(request))
         gone = asyncio.ensure_future(reader.read(1))
         try:
             done, _ = await asyncio.wait(
@@ -228,6 +312,13 @@ class Server:
             work.cancel()
             gone.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _handle(self, request: Request) -> dict[str, Any]:
+        if request.method == "GET":
+            return await self._service.handle(request.path, {})
+        aside = len(request.body) >= PARSE_ASIDE_BYTES
+        data = await asyncio.to_thread(request.json) if aside else request.json()
+        return await self._service.handle(request.path, data)
 
 
 def is_loopback(host: str) -> bool:

@@ -53,6 +53,12 @@ class Request:
     """Names in lower case."""
     body: bytes = b""
 
+    @property
+    def announced_bytes(self) -> int:
+        """Length of the body as the headers have it; 0 where they say nothing usable."""
+        text = self.headers.get("content-length", "")
+        return int(text) if _LENGTH.fullmatch(text) else 0
+
     def json(self) -> dict[str, Any]:
         """The body as a JSON object.
 

@@ -73,6 +73,16 @@ def find_checkpoint(name: str) -> Checkpoint:
     )
 
 
+def default_name(path: Path) -> str:
+    """The directory's name, with the run's for the `student` folder of a training run.
+
+    Example:
+        >>> default_name(Path("outputs/ffr/student"))
+        'ffr/student'
+    """
+    return f"{path.parent.name}/{path.name}" if path.name == STUDENT else path.name
+
+
 def fingerprint(path: Path) -> str:
     """sha256 (hex) over a checkpoint's files: small ones whole, large ones by size and even probes.
 

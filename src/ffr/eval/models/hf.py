@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from ffr.config import FindConfig
 from ffr.engines.encode import EncodedPrompt, Encoder
 from ffr.engines.hf import HFSampler
 from ffr.eval.models.base import Generation, ModelIdentity, Reply
-from ffr.eval.models.checkpoint import Checkpoint
+from ffr.eval.models.checkpoint import Checkpoint, default_name
 from ffr.types import Observation
 
 log = logging.getLogger(__name__)
 
+_MAX_SAMPLERS = 16
 _SMALL = 50_000_000
 """Parameters below which a second CPU thread waits more than it helps; the other core decodes."""
 
@@ -37,6 +37,7 @@ class HFAnswerer:
         dtype: `auto` is bfloat16 on an accelerator and float32 on a CPU.
         attention: `sdpa`, `flash_attention_2` or `eager`.
         device: `auto` takes an accelerator where there is one.
+        encoder: Makes the encoder from the checkpoint's processor.
 
     Example:
         >>> HFAnswerer(find_checkpoint("micro-student")).engine  # doctest: +SKIP
@@ -53,8 +54,10 @@ class HFAnswerer:
         dtype: str = "auto",
         attention: str = "sdpa",
         device: str = "auto",
+        encoder: Callable[[Any], Encoder] = Encoder,
     ) -> None:
         self.checkpoint = checkpoint
+        self._make_encoder = encoder
         self.name = name or default_name(checkpoint.path)
         self._device = torch.device(_best_device() if device == "auto" else device)
         if dtype == "auto":
@@ -134,6 +137,8 @@ class HFAnswerer:
     def _sampler(self, generation: Generation) -> HFSampler:
         key = (generation.temperature, generation.top_p, generation.max_tokens)
         if key not in self._samplers:
+            while len(self._samplers) >= _MAX_SAMPLERS:  # a server's clients choose these numbers
+                self._samplers.pop(next(iter(self._samplers)))
             find = FindConfig(
                 temperature=generation.temperature or 1.0,
                 top_p=generation.top_p,
@@ -154,18 +159,8 @@ class HFAnswerer:
             if self._device.type == "cpu" and model.num_parameters() < _SMALL:
                 torch.set_num_threads(1)
             self._model = model.to(self._device).eval()
-            self._encoder = Encoder(AutoProcessor.from_pretrained(path))
+            self._encoder = self._make_encoder(AutoProcessor.from_pretrained(path))
         return self._encoder
-
-
-def default_name(path: Path) -> str:
-    """The directory's name, with the run's for the `student` folder of a training run.
-
-    Example:
-        >>> default_name(Path("outputs/ffr/student"))
-        'ffr/student'
-    """
-    return f"{path.parent.name}/{path.name}" if path.name == "student" else path.name
 
 
 def _best_device() -> str:

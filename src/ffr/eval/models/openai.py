@@ -203,6 +203,9 @@ async def _only_model(settings: ServerSettings) -> str:
         raise ServerError(f"{url}: can't list its models ({fault}); is it up? Or give --model NAME") from None
     finally:
         await client.aclose()
+    # `ffr serve` lists NAME:answer beside NAME: the same model, with its answers cut out for harnesses.
+    aliases = {f"{name}:answer" for name in names}
+    names = tuple(name for name in names if name not in aliases)
     if len(names) != 1:
         listed = ", ".join(names[:8])
         raise ServerError(f"{url} serves {len(names)} models ({listed}): give --model NAME --base-url {url}")
