@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,16 @@ def test_private_seams_of_trl_are_as_we_use_them() -> None:
     assert _parameters(GRPOTrainer.log) == ["self", "logs", "start_time"]
     assert _parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
     assert _parameters(GRPOTrainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
+    assert _parameters(GRPOTrainer._save_optimizer_and_scheduler) == ["self", "output_dir"]
+    assert _parameters(GRPOTrainer._prepare_for_training) == [
+        "self", "max_steps", "train_dataloader", "resume_from_checkpoint",
+    ]  # fmt: skip
     assert "self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
     assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step)
     source = inspect.getsource(GRPOTrainer.__init__)
     for line in ("self._step = 0", "self._buffered_inputs = None", "self.ref_model", "add_fused_lm_head("):
         assert line in source
+    assert "if self.beta == 0.0:" in source  # without a reference of its own, FSDP2 shards ours
     assert GRPOTrainer.loss_is_scaled_for_ga is True
     assert {"model", "accelerator", "gather_deepspeed3_params"} <= set(
         _parameters(unwrap_model_for_generation)
@@ -107,13 +113,13 @@ def test_schedule_and_steps_under_a_step_limit(checkpoint: Path, tmp_path: Path)
     assert few == [0, 0]
 
 
-def _checkpoint(root: Path, step: int, *, whole: bool = True) -> Path:
+def _checkpoint(root: Path, step: int, *, whole: bool = True, position: cp.Position | None = None) -> Path:
     path = root / f"checkpoint-{step}"
     (path / "sub").mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"x" * 100)
     (path / "sub" / "rng.pth").write_bytes(b"y" * 10)
     if whole:
-        cp.write_manifest(path)
+        cp.write_manifest(path, position)
     return path
 
 
@@ -133,9 +139,41 @@ def test_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     (ten / "sub" / "rng.pth").unlink()
     (ten / "model.safetensors").write_bytes(b"x" * 100)
     assert cp.damage(ten) == "sub/rng.pth is missing"
+    weights = nine / "model.safetensors"
+    weights.write_bytes(b"x" * 50 + b"z" + b"x" * 49)  # tampered with, of the same size
+    assert cp.damage(nine) == "model.safetensors has another content than was written (SHA-256)"
+    assert cp.damage(nine, content=False) == ""
+    weights.write_bytes(b"x" * 100)
+    assert cp.damage(nine) == ""
     (nine / cp.MANIFEST).write_text("{", encoding="utf-8")
     assert "cannot be read" in cp.damage(nine)
     assert cp.find_checkpoint(tmp_path).path is None
+
+
+POSITION = cp.Position(step=1, num_processes=2, num_questions=4, questions="ab", teacher_outcomes=7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_processes": 1}, r"checkpoint-1: it was made by 2 processes, this run has 1"),
+        ({"questions": "cd"}, r"after 4 other questions than this run shows until step 1; data, train\.seed"),
+        ({"num_questions": 5}, r"after 4 other questions"),
+    ],
+)
+def test_checkpoint_of_another_place_in_the_data_is_refused(tmp_path: Path, changes, message: str) -> None:
+    path = _checkpoint(tmp_path, 1, position=POSITION)
+    assert cp.damage(path) == "" and cp.check_position(path, POSITION) == ""
+    with pytest.raises(cp.CheckpointError, match=message):
+        cp.check_position(path, replace(POSITION, **changes))
+
+
+def test_what_cannot_be_checked_of_a_position_is_said(tmp_path: Path) -> None:
+    path = _checkpoint(tmp_path, 1, position=POSITION)
+    assert cp.check_position(path, replace(POSITION, teacher_outcomes=9)) == ""
+    lost = cp.check_position(path, replace(POSITION, teacher_outcomes=3))
+    assert "journal holds 3 outcomes, 7 when the checkpoint was made" in lost
+    assert "does not say where" in cp.check_position(_checkpoint(tmp_path, 2), POSITION)
 
 
 def test_named_checkpoint_must_be_whole(tmp_path: Path) -> None:
