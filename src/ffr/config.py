@@ -9,19 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegInt = Annotated[int, Field(ge=0)]
-NonNegFloat = Annotated[float, Field(ge=0.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-UnitFloat = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, no infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from ffr.config_parts import (
+    LoraConfig,
+    NonNegFloat,
+    NonNegInt,
+    PositiveFloat,
+    PositiveInt,
+    Rollouts,
+    Section,
+    UnitFloat,
+    VllmConfig,
+)
 
 
 class SourceConfig(Section):
@@ -235,29 +235,6 @@ class ReasonConfig(Section):
     true_is_clamp: PositiveFloat = 2.0
 
 
-class LoraConfig(Section):
-    """Low-rank adapters instead of all weights; they are merged into the exported student.
-
-    Example:
-        >>> LoraConfig(rank=64).scaled_by
-        128.0
-    """
-
-    rank: NonNegInt = 0
-    """0 trains all weights."""
-    alpha: PositiveFloat | None = None
-    """The adapters' sum is scaled by alpha / rank; twice the rank when unset."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Of the adapters' input while the loss is computed; sampling and scoring never drop."""
-    target_modules: tuple[str, ...] = ("all-linear",)
-    """Ends of module names, such as q_proj,v_proj; `all-linear` is every linear layer but the head."""
-
-    @property
-    def scaled_by(self) -> float:
-        """`alpha`, or what its None stands for."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
-
-
 class ModelConfig(Section):
     """The student.
 
@@ -314,6 +291,9 @@ class TrainConfig(Section):
     watchdog_abort: bool = False
     """End the process (status 124) after that report."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    rollouts: Rollouts = "hf"
+    """Who samples: this process (`hf`), a `vllm serve` elsewhere, or vLLM on the training GPUs."""
+    vllm: VllmConfig = VllmConfig()
 
 
 class ReportConfig(Section):
@@ -363,6 +343,7 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.train.algorithm == "ffr_released" and self.reason.train_view != "own":
             raise ValueError("reason.train_view must be 'own' with train.algorithm = 'ffr_released'")
+        self.train.vllm.check(self.train.rollouts, self.find.top_p)
         if self.observe.min_frame_px > self.observe.max_frame_px:
             raise ValueError(
                 f"observe.min_frame_px ({self.observe.min_frame_px}) is larger than "
