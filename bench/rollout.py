@@ -15,8 +15,8 @@ shown again. `kept_prefix` goes on from the first pass, `from_scratch` is the sa
 Each is timed up to the first token (prefill) and to the end (whole; no end token is drawn). Preparing pixels
 is left out everywhere. All variants take turns within a round; ratios are taken within a round and the median
 is reported, of wall time and of the process's CPU time (on a shared machine the steadier one). The limit of a
-prefill is the ratio of floating-point operations, that of the whole lets only the prefill cost less. Exit code
-1 if the target is missed.
+prefill is the ratio of floating-point operations, that of the whole lets only the prefill cost less. Exit
+code 1 if the target is missed.
 """
 
 from __future__ import annotations
@@ -282,9 +282,8 @@ def show(tasks: dict[str, Any]) -> None:
         for key in [key for key in found if f"{key}_limit" in found]:
             limit, share = found[f"{key}_limit"], found[f"{key}_fraction_of_limit"]
             used = found[f"{key}_by_cpu_time"]
-            print(
-                f"  {key}: {found[key]:.2f}x, by CPU time {used:.2f}x (limit {limit:.2f}x, reached {share:.0%})"
-            )
+            times = f"{found[key]:.2f}x, by CPU time {used:.2f}x"
+            print(f"  {key}: {times} (limit {limit:.2f}x, reached {share:.0%})")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

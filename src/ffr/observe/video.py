@@ -3,7 +3,8 @@
 The header's frame count and average rate are not trusted (edit lists, variable frame rates and cut
 files make them wrong): one pass over the packets, without decoding, gives the presentation time of
 each displayed frame, and a decoded frame counts only if its time is the one that was asked for.
-Where that fails the file is decoded once from the start, which `DecodedClip.notes` says.
+Between a key frame and the frame that is wanted, H.264 pictures that no other one is built from are not
+decoded. Where a frame is not found by seeking, the file is decoded once from the start, which the notes say.
 
 Files are hostile input: FFmpeg may open nothing but local files in the listed container formats, and
 the limits hold before anything is decoded.
@@ -314,30 +315,70 @@ def _decode_seeking(
     damaged: set[int],
 ) -> dict[int, Pixels]:
     """Frames found by seeking; stops at the first one whose time is not the one asked for."""
-    got: dict[int, Pixels] = {}
-    container, stream = open_video(path, limits)
-    with container:
-        frames: Iterator[Any] | None = None
-        cursor, last_key = index.pts[0], None
-        try:
-            for target in targets:
-                key = index.keys[max(0, bisect.bisect_right(index.keys, target) - 1)]
-                if frames is None or (key != last_key and key > cursor):
-                    container.seek(key, stream=stream, backward=True)
-                    frames, last_key = container.decode(stream), key
-                frame = None
-                for frame in frames or ():
-                    deadline.check()
-                    cursor = cursor if frame.pts is None else frame.pts
-                    if cursor >= target:
-                        break
-                if frame is None or frame.pts != target:
-                    return got
-                if frame.is_corrupt:
-                    damaged.add(target)
-                got[target] = _to_rgb(frame)
-        except av.error.FFmpegError:
+    for thrifty in (True, False):
+        container, stream = open_video(path, limits)
+        with container:
+            # The only decoder here that knows exactly which pictures no other one is built from.
+            thrifty = thrifty and stream.codec_context.name == "h264"
+            reader = _Reader(container, stream, frozenset(targets) if thrifty else None, deadline)
+            got = _seek_each(reader, index, targets, damaged)
+        if not thrifty or (len(got) == len(targets) and not damaged):
             return got
+        damaged.clear()  # how a damaged picture is concealed may depend on all pictures before it
+    raise AssertionError("unreachable: the second pass is not thrifty")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Frames of an open file from some key frame on."""
+
+    container: Any
+    stream: Any
+    needed: frozenset[int] | None
+    """Times of the pictures that are wanted; others are decoded only if some picture is built from them.
+    None decodes all."""
+    deadline: _Deadline
+
+    def frames_from(self, key: int) -> Iterator[Any]:
+        self.container.seek(key, stream=self.stream, backward=True)
+        if self.needed is None:
+            yield from self.container.decode(self.stream)
+            return
+        decoder = self.stream.codec_context
+        for packet in self.container.demux(self.stream):
+            self.deadline.check()
+            unwanted = packet.pts is not None and packet.pts not in self.needed
+            decoder.skip_frame = "NONREF" if unwanted else "DEFAULT"
+            for frame in packet.decode():
+                if frame.interlaced_frame:
+                    return  # its second field may have come as a packet with a time of its own
+                yield frame
+
+
+def _seek_each(
+    reader: _Reader, index: ClipIndex, targets: Sequence[int], damaged: set[int]
+) -> dict[int, Pixels]:
+    got: dict[int, Pixels] = {}
+    frames: Iterator[Any] | None = None
+    cursor, last_key = index.pts[0], None
+    try:
+        for target in targets:
+            key = index.keys[max(0, bisect.bisect_right(index.keys, target) - 1)]
+            if frames is None or (key != last_key and key > cursor):
+                frames, last_key = reader.frames_from(key), key
+            frame = None
+            for frame in frames:
+                reader.deadline.check()
+                cursor = cursor if frame.pts is None else frame.pts
+                if cursor >= target:
+                    break
+            if frame is None or frame.pts != target:
+                return got
+            if frame.is_corrupt:
+                damaged.add(target)
+            got[target] = _to_rgb(frame)
+    except av.error.FFmpegError:
+        return got
     return got
 
 
