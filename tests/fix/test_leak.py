@@ -158,8 +158,8 @@ def test_report_has_one_entry_per_layer_in_order() -> None:
     assert (
         names
         == (
-            "schema pinpoint letter cue language characters disguise encoding "
-            "option gold number field polarity order statement cause"
+            "schema pinpoint letter place cue language characters disguise encoding "
+            "option gold number field polarity order statement cause reader"
         ).split()
     )
 
@@ -203,7 +203,7 @@ def test_any_text_is_judged(guidance: str, marker: str, gold: str, kind: str) ->
     options = ("red", gold) if kind == "multiple choice" else ()
     sample = make_sample(marker, options, "B" if options else gold, kind)
     report = check_leak(make_patch(guidance, marker), sample)
-    assert len(report.findings) == 16
+    assert len(report.findings) == 18
 
 
 @pytest.mark.timeout(20)

@@ -31,7 +31,7 @@ SIGN = make_sample("What is written on the sign?", (), "Harbour", "OCR")
         (LIMP, "The camera moves, so follow the man through the cut."),
         (SIGN, "The sign is faint; zoom in on it in frames 5-8."),
         (SIGN, "The sign is hidden by the waiter in frame 6. Use a later frame."),
-        (SIGN, "The sign is out of focus at the start."),
+        (SIGN, "The sign is out of focus at the start, so use the frames after it."),
     ],
 )
 def test_remarks_pass(sample, guidance):
@@ -61,7 +61,7 @@ def test_the_independent_sets_keep_what_was_reached():
     assert {label: rate.total for label, rate in rates.items()} == {"direct": 55, "partial": 55, "clean": 110}
     assert rates["direct"].share >= 0.98
     assert rates["partial"].share >= 0.90
-    assert rates["clean"].share <= 0.13  # from 45 of 110 at first; the target of 5 % is not reached here
+    assert rates["clean"].share <= 0.05
 
 
 def test_the_page_of_results_is_current():

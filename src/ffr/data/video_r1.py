@@ -93,26 +93,36 @@ def _problem_type(row: RowReader) -> ProblemType:
 
 
 def parse_options(row: RowReader) -> tuple[Option, ...]:
-    """The `options` field: `"A. x"`, `"A) x"`, `"(A) x"`, `"A: x"`, or bare texts in order.
+    """The `options` field: `"A. x"`, `"A) x"`, `"(A) x"`, `"A: x"`, bare texts in order, or `{"A": "x"}`.
 
     Labels hold if every option has one and they differ; otherwise the options are texts and get
-    letters in their order ("A. Lincoln" beside "Grant" is a name).
+    letters in their order ("A. Lincoln" beside "Grant" is a name). Pairs `["A", "x"]` are read, too.
 
     Raises:
-        DataError: If it is not a list of texts, or there are more than 26.
+        DataError: If it is not a list of texts or an object of them, or there are more than 26.
     """
     value = row.row.get("options")
     if value is None:
         return ()
+    if isinstance(value, dict):
+        value = [f"{label}. {text}" for label, text in cast("dict[str, object]", value).items()]
     if not isinstance(value, list):
         raise row.error("options", f"must be a list of texts, got {type(value).__name__}")
-    texts = cast("list[object]", value)
+    texts = [_joined(item) for item in cast("list[object]", value)]
     for item in texts:
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
             raise row.error("options", f"must be a list of texts, got {item!r} in it")
     if len(texts) > 26:
         raise row.error("options", f"has {len(texts)} entries; at most 26 letters are known")
     return label_options([str(item) for item in texts])
+
+
+def _joined(item: object) -> object:
+    if isinstance(item, list):
+        pair = cast("list[object]", item)
+        if len(pair) == 2 and isinstance(pair[0], str) and re.fullmatch("[A-Z]", pair[0]):
+            return f"{pair[0]}. {pair[1]}"
+    return item
 
 
 def label_options(texts: list[str]) -> tuple[Option, ...]:

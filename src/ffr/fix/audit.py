@@ -7,6 +7,7 @@ answer, and the patch flat in the row or under "patch". No model, no torch; scip
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +136,14 @@ def _audit_row(reader: RowReader, patch: EvidencePatch) -> AuditRow:
         raise reader.error("label", f"is {label!r}; use one of {', '.join(LABELS)} or leave it out")
     gold = "gold" if reader.row.get("gold") is not None else "answer"
     kind = reader.text(
-        "problem_type", default="multiple choice" if reader.row.get("options") else "free-form"
+        "problem_type", default=_kind_of(reader.row.get(gold), bool(reader.row.get("options")))
     )
     if kind not in [str(known) for known in ProblemType]:
         raise reader.error("problem_type", f"is {kind!r}; use one of {', '.join(map(str, ProblemType))}")
     uid = reader.text("uid", default=reader.text("id", default=f"row {reader.number}"))
     options = parse_options(reader) if reader.row.get("options") else ()
-    answer = reader.text(gold).strip()
+    given = reader.row.get(gold)
+    answer = str(given) if isinstance(given, (int, float)) else reader.text(gold).strip()
     if options:
         answer = next((option.label for option in options if option.text == answer), answer.strip("()."))
         if answer not in {option.label for option in options}:
@@ -163,6 +165,12 @@ def _audit_row(reader: RowReader, patch: EvidencePatch) -> AuditRow:
         prompt_config=reader.text("prompt_config", default=""),
         label=label,
     )
+
+
+def _kind_of(gold: object, options: bool) -> str:
+    if options:
+        return "multiple choice"
+    return "numerical" if re.fullmatch(r"-?\d+(?:\.\d+)?", str(gold).strip()) else "free-form"
 
 
 def _patch(reader: RowReader) -> EvidencePatch | None:

@@ -1,18 +1,21 @@
 """The leak gate: does a patch say where to look, or what is there? FFR section 3.2 and table 1.
 
-Layers are small functions with a reason each; any hit is a leak. The gate needs no model: it reads the
-question, the options and the gold answer, and asks what a student who sees no video would learn from
-the patch. The field of the answer (colours, directions, animals...) is off limits as a whole, because a
-wrong member rules an option out; words of the question are allowed unless it lists the choices itself.
+Layers are small functions with a reason each. It needs no model server: it reads the question, the
+options and the gold answer, and asks what a student who sees no video would learn from the patch. A hit of
+a layer about size or form (a letter, a code, a range of one frame) is a leak. A hit of a layer about
+meaning (a word of the answer or of its field, an amount, an order, a statement about the scene) may be
+harmless - "compare the red and the blue cup" - so the reader weighs all of them together with the wording.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from ffr.config import LeakConfig
 from ffr.fix.leak_claims import says_cause, says_number, says_order, says_polarity, states_content
 from ffr.fix.leak_hidden import HIDDEN
+from ffr.fix.leak_reader import reader, signs_of, tells_nothing
 from ffr.fix.leak_rules import Passage, make_passage, names_option, says_field_word, says_gold
 from ffr.fix.leak_target import Target, target_of
 from ffr.fix.leak_text import MAX_CHARS
@@ -30,7 +33,11 @@ MEANING: tuple[tuple[str, Layer], ...] = (
     ("statement", states_content),
     ("cause", says_cause),
 )
-"""Layers about meaning, in the order of the report."""
+"""Layers about meaning, in the order of the report; the reader weighs them and the wording together."""
+CERTAIN: frozenset[str] = frozenset(
+    {"schema", "pinpoint", "letter", "place", "language", "characters", "disguise", "encoding"}
+)
+"""Layers about size and form: a hit is a leak, whatever the wording."""
 
 
 def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()) -> LeakReport:
@@ -43,15 +50,71 @@ def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfi
 
     Returns:
         One finding per layer, leaking or not, in a fixed order: schema, pinpoint, the layers about form,
-        the layers about meaning.
+        the layers about meaning, the reader. A hit that the reader overrules says so in its reason.
     """
     if not cfg.enabled:
         return LeakReport(findings=())
+    seen = inspect(patch, sample, cfg)
+    silent = not seen.hits and tells_nothing(seen.passages, seen.target)
+    if seen.certain or silent:
+        return LeakReport((*seen.findings, LeakFinding("reader", False)))
+    model = reader()
+    signs = signs_of(seen.passages, seen.target, seen.hits, model.usual)
+    score = model.score(signs)
+    threshold = model.threshold if cfg.reader_threshold is None else cfg.reader_threshold
+    leaks = score > threshold
+    findings = [finding if leaks else _let_pass(finding) for finding in seen.findings]
+    reason = f"score {score:.2f} over {threshold:.2f}: {'; '.join(model.strongest(signs))}" if leaks else ""
+    return LeakReport((*findings, LeakFinding("reader", leaks, "guidance" if leaks else "", reason)))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A patch through the rules, before the reader weighs what they found.
+
+    Example:
+        >>> inspect(patch, sample).hits  # doctest: +SKIP
+        ('gold', 'statement')
+    """
+
+    passages: tuple[Passage, ...]
+    target: Target
+    findings: tuple[LeakFinding, ...]
+    """One per rule layer, in the order of the report; `leaked` means hit."""
+
+    @property
+    def hits(self) -> tuple[str, ...]:
+        """Names of the layers that were hit."""
+        return tuple(finding.layer for finding in self.findings if finding.leaked)
+
+    @property
+    def certain(self) -> bool:
+        """Whether a layer was hit that no wording excuses."""
+        return any(name in CERTAIN for name in self.hits)
+
+
+def inspect(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()) -> Inspection:
+    """Runs the rule layers: about size, about form, about meaning.
+
+    Args:
+        patch: What the teacher wants to show.
+        sample: The question with its gold answer.
+        cfg: Limits.
+
+    Returns:
+        What each layer found.
+    """
     target = target_of(sample)
     passages = _passages(patch, target)
     findings = [check_schema(patch, cfg), check_pinpoint(patch, sample, cfg)]
     findings += [_run(name, layer, passages, target) for name, layer in (*HIDDEN, *MEANING)]
-    return LeakReport(findings=tuple(findings))
+    return Inspection(passages, target, tuple(findings))
+
+
+def _let_pass(finding: LeakFinding) -> LeakFinding:
+    if not finding.leaked:
+        return finding
+    return replace(finding, leaked=False, reason=f"weighed and let pass: {finding.reason}")
 
 
 def check_schema(patch: EvidencePatch, cfg: LeakConfig) -> LeakFinding:

@@ -85,6 +85,16 @@ def option_letter(passage: Passage, target: Target) -> str:
     return "names an option's letter" if nato else ""
 
 
+def place_in_list(passage: Passage, target: Target) -> str:
+    """An option pointed at by its label or its place: 'option A', 'the third of the listed ones'."""
+    if not target.labels:
+        return ""
+    text = unicodedata.normalize("NFKC", passage.raw)
+    if pattern("labelled_option").search(text) or pattern("placed_option").search(passage.folded):
+        return "points at an option by its place"
+    return ""
+
+
 def other_language(passage: Passage, target: Target) -> str:
     """Words of another language, or letters of another script, that the question does not use."""
     for char in unicodedata.normalize("NFKC", passage.raw):
@@ -182,7 +192,7 @@ def encoded(passage: Passage, target: Target) -> str:
     goals = _goals(target) | target.labels
     for code in re.findall(r"[A-Za-z0-9+/]{4,}={0,2}", passage.raw):
         for reading in _decoded(code):
-            if reading.strip() in goals or any(word in goals for word in tokens(reading)):
+            if reading.strip() in goals or any(word in goals for word in tokens(reading) if len(word) > 1):
                 return "an encoded answer"
     if re.search(
         r"\b[A-Za-z0-9+/]{2,}={1,2}(?!\w)|\b(?:[01]{6,8}\s*){2,}|(?:[.\-]{1,5} ){3,}"
@@ -219,6 +229,7 @@ def _acrostic(passage: Passage, target: Target) -> str:
 
 HIDDEN: Final = (
     ("letter", option_letter),
+    ("place", place_in_list),
     ("cue", cue),
     ("language", other_language),
     ("characters", strange_characters),

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ffr.fix.leak_text import Category, content, fold, lexicon, stem, stems, tokens
+from ffr.fix.leak_text import Category, amount, content, fold, lexicon, stem, stems, tokens
 from ffr.types import ProblemType, Sample
 
 _POLAR_START = re.compile(r"^(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would)\b")
@@ -49,6 +49,8 @@ class Target:
     categories: tuple[Category, ...]
     """Fields of words that the answer lies in."""
     numeric: bool
+    amounts: tuple[float | None, frozenset[float]]
+    """The gold amount and those of the other options, where the answer is a number."""
     polar: bool
     binary: bool
     listed: bool
@@ -106,6 +108,7 @@ def make_target(sample_key: tuple[str, str, ProblemType, tuple[tuple[str, str], 
         answer_texts=tuple(re.sub(r"[^a-z0-9]", "", text) for text in answers),
         categories=_categories_in_play(question, answers, gold_text, marks, gold_marks),
         numeric=numeric,
+        amounts=_amounts(gold_text, texts) if numeric else (None, frozenset()),
         polar=polar or (bool(_POLAR_START.match(question)) and " or " not in question and not options),
         binary=len(options) == 2,
         listed=_lists_choices(question_words, marks),
@@ -136,6 +139,18 @@ def target_of(sample: Sample) -> Target:
     """
     options = tuple((option.label, option.text) for option in sample.options)
     return make_target((sample.question, sample.answer, sample.problem_type, options))
+
+
+def _amounts(gold: str, texts: list[str]) -> tuple[float | None, frozenset[float]]:
+    def first(text: str) -> float | None:
+        return next(
+            (found for found in map(amount, re.findall(r"[a-z]+|\d+(?:\.\d+)?", text)) if found is not None),
+            None,
+        )
+
+    right = first(gold)
+    others = {found for text in texts if text != gold and (found := first(text)) is not None}
+    return right, frozenset(others - {right} if right is not None else others)
 
 
 def _signatures(texts: list[str]) -> list[frozenset[str]]:

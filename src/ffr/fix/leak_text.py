@@ -188,6 +188,38 @@ def stem(word: str) -> str:
     return word
 
 
+_UNITS: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty"
+).split()
+_VALUES: Final = {
+    **{word: float(value) for value, word in enumerate(_UNITS)},
+    **{
+        word: float(10 * (at + 3))
+        for at, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split())
+    },
+    **dict.fromkeys("none nobody nil".split(), 0.0),
+    **dict.fromkeys("once single lone sole solo".split(), 1.0),
+    **dict.fromkeys("twice both pair couple duo double twin".split(), 2.0),
+    **dict.fromkeys("thrice trio triple triplet threesome".split(), 3.0),
+    **dict.fromkeys("quartet foursome quadruple".split(), 4.0),
+    **{"quintet": 5.0, "sextet": 6.0, "dozen": 12.0},
+}
+
+
+def amount(word: str) -> float | None:
+    """The amount that a folded word tells (`7`, `seven`, `trio`); None for other words.
+
+    Example:
+        >>> amount("trio"), amount("2.5"), amount("tree")
+        (3.0, 2.5, None)
+    """
+    known = _VALUES.get(word) or _VALUES.get(word.removesuffix("s"))
+    if known is not None or word == "zero":
+        return known or 0.0
+    return float(word) if re.fullmatch(r"\d+(?:\.\d+)?", word) else None
+
+
 def stems(words: Iterable[str]) -> frozenset[str]:
     """Stems of words.
 

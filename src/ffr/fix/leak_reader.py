@@ -1,0 +1,217 @@
+"""The reader: what the rules cannot place, weighed by how people word leaks and hints.
+
+Rules know the answer's words; they do not know whether "a waiter blocks the view" or "it is heavier than it
+looks" helps to answer. What tells the two apart is mostly the *wording*: who states what of the thing that
+is asked for. So the reader takes the subject matter out of a patch (a word of the gold answer becomes
+`GOLD`, of another option `OPTION`, of the question `ASKED`, a rare word `THING` with its ending) and weighs
+what is left, together with the rules that were hit, by a logistic model. Its weights are data
+(`leak_reader.json`), fitted by `scripts/train_leak_reader.py` to the labelled patches of several authors;
+how it does on the patches of an author it has not seen, and what it cannot see (an answer that is narrated in
+plain words of the scene), is in docs/results/leaks.md. Deterministic, no model server, no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Final
+
+from ffr.fix.leak_clauses import Clause
+from ffr.fix.leak_rules import Passage
+from ffr.fix.leak_target import Target
+from ffr.fix.leak_text import amount, lexicon, stem
+
+MAX_LENGTH: Final = 3
+"""Longest run of words that is one sign."""
+_ENDINGS: Final = ("ing", "ed", "ly", "less", "ness", "est", "er", "s")
+_KINDS: Final = ("numeric", "polar", "ordered", "causal", "listed", "binary")
+_NUMBER = re.compile(r"^\d")
+_BOTH: Final = "temporal_markers+guidance"
+_OWN_CLASS: Final = frozenset({"EQUAL", "OTHER", "GOLD", "OPTION", "NUMBER", "AMOUNT"})
+_NEGATIONS: Final = frozenset("not no never none nobody nothing neither nor without".split())
+_CLASSES: Final = (
+    ("VIEW", ("viewing",)),
+    ("FILM", ("film",)),
+    ("PERSON", ("persons", "male", "female")),
+    ("PLACE", ("place_prepositions", "where")),
+    ("LINK", ("links",)),
+    ("ARTICLE", ("articles", "openers")),
+)
+"""Classes of words and the lists of the lexicon that make them up, in order of precedence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A fitted reader.
+
+    Example:
+        >>> Reader(0.0, 0.5, {"rule:gold": 1.0}, frozenset()).score({"rule:gold"})
+        1.0
+    """
+
+    bias: float
+    threshold: float
+    """A patch whose score is above it leaks."""
+    weights: Mapping[str, float]
+    """By sign; unknown signs weigh nothing."""
+    usual: frozenset[str]
+    """Words that stay themselves: frequent in patches on different questions."""
+
+    def score(self, signs: Iterable[str]) -> float:
+        """Log-odds that a patch with these signs leaks, as fitted on a balanced set."""
+        return self.bias + sum(self.weights.get(sign, 0.0) for sign in sorted(signs))
+
+    def strongest(self, signs: Iterable[str], num: int = 3) -> list[str]:
+        """The signs that speak most for a leak, strongest first."""
+        known = [(self.weights.get(sign, 0.0), sign) for sign in signs]
+        return [sign for weight, sign in sorted(known, reverse=True)[:num] if weight > 0]
+
+
+@lru_cache(maxsize=1)
+def reader() -> Reader:
+    """The shipped reader, read once."""
+    raw: dict[str, Any] = json.loads(
+        resources.files("ffr.fix").joinpath("leak_reader.json").read_text("ascii")
+    )
+    return Reader(raw["bias"], raw["threshold"], raw["weights"], frozenset(raw["usual"].split()))
+
+
+def signs_of(
+    passages: Sequence[Passage], target: Target, hits: Iterable[str], usual: frozenset[str]
+) -> frozenset[str]:
+    """What the reader sees of a patch.
+
+    Args:
+        passages: The patch's text fields.
+        target: The question.
+        hits: Names of the rule layers that were hit.
+        usual: Words that stay themselves.
+
+    Returns:
+        Signs: rule hits; runs of one to three words of each clause without their subject matter, as roles
+        and as word classes, marked `S` (states something) or `I` (instructs, asks, points); how many options
+        are named.
+    """
+    rules = sorted(hits)
+    kinds = [name for name in _KINDS if getattr(target, name)] + ["choice" if target.options else "open"]
+    signs = {f"rule:{name}" for name in rules} | {f"rules:{min(3, len(rules))}"}
+    signs |= {f"{kind}&rule:{name}" for kind in kinds for name in rules}
+    for passage in passages:
+        if passage.field == _BOTH:
+            continue
+        for clause in passage.clauses:
+            signs |= _clause_signs(clause, passage.is_marker, target, usual)
+        if not passage.is_marker:
+            signs |= _shape(passage, target)
+    return frozenset(signs)
+
+
+def tells_nothing(passages: Sequence[Passage], target: Target) -> bool:
+    """True if every word is of the question or of any instruction: "look at these frames again with care"."""
+    known = lexicon().neutral_stems | target.question_stems
+    return all(
+        word in lexicon().function or word in lexicon().imperatives or stem(word) in known
+        for passage in passages
+        for word in passage.words
+    )
+
+
+def _clause_signs(clause: Clause, is_marker: bool, target: Target, usual: frozenset[str]) -> set[str]:
+    kind = ("marker" if is_marker else "") + ("S" if clause.states else "I")
+    roles = [role(word, target, usual) for word in clause.words]
+    classes = [word_class(word, name, target) for word, name in zip(clause.words, roles, strict=True)]
+    signs = {f"{kind}:clause"}
+    for length, words in _runs(["^", *roles, "$"]):
+        signs.add(f"{kind}:{words}")
+        if length < MAX_LENGTH:
+            signs.add(words)
+    signs |= {f"class {kind}:{words}" for _, words in _runs(["^", *classes, "$"])}
+    unknown = sum(name.startswith("THING") for name in roles)
+    signs.add(f"{kind}:things={min(unknown, 5)}")
+    return signs
+
+
+def _runs(words: Sequence[str]) -> Iterable[tuple[int, str]]:
+    for length in range(1, MAX_LENGTH + 1):
+        for start in range(len(words) - length + 1):
+            yield length, " ".join(words[start : start + length])
+
+
+def _shape(passage: Passage, target: Target) -> set[str]:
+    """How many options the guidance names, the right one among them or not, and how it is built."""
+    told = "S" if any(clause.states for clause in passage.clauses) else "I"
+    order = "".join("S" if clause.states else "I" for clause in passage.clauses)
+    signs = {f"order:{order[:6]}", f"clauses:{min(len(order), 8)}"}
+    if target.options:
+        said = {stem(word) for word in passage.words}
+        named = sum(bool(mark & said) for mark in target.options)
+        amount = "all" if named == len(target.options) else str(min(named, 2))
+        signs.add(f"named:{amount}:{'gold' if target.gold & said else 'other'}:{told}")
+    return signs
+
+
+def role(word: str, target: Target, usual: frozenset[str]) -> str:
+    """A word without its subject matter.
+
+    Args:
+        word: A folded word.
+        target: The question.
+        usual: Words that stay themselves.
+
+    Returns:
+        `EQUAL` (the gold amount), `OTHER` (another option's), `GOLD`, `OPTION`, `NUMBER`, `AMOUNT` (a number
+        in words), a usual word (with `/ASKED` if the question has it), or `ASKED` or `THING` with the
+        word's ending.
+    """
+    lex = lexicon()
+    item = stem(word)
+    told = amount(word) if target.numeric else None
+    if told is not None and told == target.amounts[0]:
+        return "EQUAL"
+    if told is not None and told in target.amounts[1]:
+        return "OTHER"
+    if word not in lex.function:
+        if item in target.gold:
+            return "GOLD"
+        if item in target.guarded:
+            return "OPTION"
+    if _NUMBER.match(word):
+        return "NUMBER"
+    if word in lex.lists["numbers"]:
+        return "AMOUNT"
+    asked = item in target.question_stems
+    if word in usual or word in lex.function:
+        return f"{word}/ASKED" if asked and word not in lex.function else word
+    return ("ASKED" if asked else "THING") + _ending(word)
+
+
+def _ending(word: str) -> str:
+    ending = next((end for end in _ENDINGS if word.endswith(end)), "")
+    return f"-{ending}" if ending else ""
+
+
+def word_class(word: str, name: str, target: Target) -> str:
+    """The class of a word: its role where that is about the answer or a number, else by word list."""
+    if name in _OWN_CLASS:
+        return name
+    lex = lexicon()
+    if word in _NEGATIONS or word.endswith("n't"):
+        return "NOT"
+    for listed in ("wh", "be", "aux"):
+        if word in lex.lists[listed]:
+            return listed.upper()
+    item = stem(word)
+    if item in target.question_stems and word not in lex.function:
+        return "ASKED"
+    for listed, group in _CLASSES:
+        if any(word in lex.lists[one] for one in group):
+            return listed
+    if word in lex.imperatives:
+        return "VERB"
+    if word in lex.function:
+        return "FUNCTION"
+    return "NEUTRAL" if item in lex.neutral_stems else f"THING{_ending(word)}"
