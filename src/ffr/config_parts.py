@@ -96,6 +96,6 @@ class VllmConfig(Section):
         if top_p < 1.0 and self.correction != "none":
             raise ValueError(
                 f"train.rollouts = '{rollouts}' with find.top_p = {top_p}: vLLM then reports probabilities "
-                "of the cut distribution, and the correction pi_old / mu would be biased. Set find.top_p = 1.0, "
+                "of the cut distribution, and the correction pi_old / mu would be biased: set find.top_p = 1 "
                 "or train.vllm.correction = 'none' to train without it"
             )
