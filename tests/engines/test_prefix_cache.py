@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 import tiny
 import torch
 
+from ffr.algorithms import make_algorithm
 from ffr.config import FindConfig
 from ffr.engines.batch import Batcher
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import HFSampler, banned_tokens
 from ffr.engines.prefix import PrefixCache, shared_beginning
+from ffr.engines.trl import flow as flow_module
+from ffr.engines.trl import run as train_module
+from ffr.engines.trl import setup
 from ffr.types import Observation
 
 FIND = FindConfig(max_completion_tokens=10)
@@ -238,3 +243,31 @@ def test_no_visual_token_is_ever_sampled(student, greedy: bool) -> None:
     finally:
         with torch.no_grad():
             weight.copy_(saved)
+
+
+def test_a_round_of_training_repairs_on_the_prefix_and_frees_it(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repair_module = import_module("ffr.fix.repair")
+    monkeypatch.setattr(flow_module, "verify", tiny.coin)
+    monkeypatch.setattr(repair_module, "verify", tiny.coin)
+    clips = tiny.samples(tmp_path / "clips", 2)
+    cfg = tiny.config(checkpoint, tmp_path / "run", train={"algorithm": "ffr", "micro_batch_size": 4})
+
+    def rows_of(room: int):
+        args = setup.grpo_arguments(cfg, 1)
+        teacher = tiny.FakeTeacher()
+        trainer = train_module._build(cfg, clips, [0, 1], args, make_algorithm(cfg), teacher, ())
+        trainer.model.train()
+        trainer.sampler.prefixes.limit_bytes = min(room, trainer.sampler.prefixes.limit_bytes)
+        batch = [{"prompt": "ffr", "index": i} for i in (0, 1) for _ in range(cfg.find.group_size)]
+        micro = trainer._round(batch, trainer.args.steps_per_generation, training=True)
+        return trainer.sampler.prefixes, [row for m in micro for row in m.rows]
+
+    prefixes, rows = rows_of(ROOM)
+    assert len({row.prompt.num_tokens for row in rows}) > 1  # some are patched
+    assert prefixes.counters["hit"] > 0 and prefixes.counters["miss"] == 2  # the two questions
+    assert (prefixes.num_kept, prefixes.held_bytes) == (0, 0)  # freed when the round's sampling is over
+    without, plain = rows_of(0)
+    assert without.counters["hit"] == 0
+    assert [row.completion for row in rows] == [row.completion for row in plain]
