@@ -148,6 +148,10 @@ class Encoder:
             self._prompts.popitem(last=False)
         return prompt
 
+    def conversation(self, obs: Observation) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The chat messages of an observation, a placeholder per medium, and the template's switches."""
+        return self._messages(obs), self._template_switches(obs)
+
     def forget(self) -> None:
         """Drops what is kept for views that are shown again: an evaluation shows each one once."""
         self._media.clear()
@@ -289,20 +293,23 @@ def _pixels(obs: Observation, frames: tuple[Frame, ...]) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
+def clip_times(duration_s: float, times: Sequence[float]) -> dict[str, Any]:
+    """When a clip's frames are shown, as the fields of transformers' `VideoMetadata`.
+
+    Processors compute a frame's time as index / fps; a clock of 1,000 ticks a second makes the index the
+    millisecond, so that clips of variable rate keep their exact times.
+    """
+    span = times[-1] - times[0]
+    duration = duration_s if duration_s > 0 else span * len(times) / max(1, len(times) - 1)
+    total = max(1, round(duration * 1000))
+    indices = [round(t * 1000) for t in times]
+    return {"total_num_frames": total, "fps": 1000.0, "duration": total / 1000, "frames_indices": indices}
+
+
 def _metadata(obs: Observation, times: tuple[float, ...]) -> Any:
-    # Processors compute a frame's time as index / fps; a clock of 1,000 ticks a second makes the
-    # index the millisecond, so that clips of variable rate keep their exact times.
     from transformers.video_utils import VideoMetadata
 
-    span = times[-1] - times[0]
-    duration = obs.duration_s if obs.duration_s > 0 else span * len(times) / max(1, len(times) - 1)
-    total = max(1, round(duration * 1000))
-    return VideoMetadata(
-        total_num_frames=total,
-        fps=1000.0,
-        duration=total / 1000,
-        frames_indices=[round(t * 1000) for t in times],
-    )
+    return VideoMetadata(**clip_times(obs.duration_s, times))
 
 
 def _tensor(value: Any) -> Tensor:
