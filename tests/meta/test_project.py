@@ -136,10 +136,11 @@ def test_the_examples_in_the_docstrings_run(name):
 
 def test_every_column_of_the_table_is_a_metric_that_the_engine_writes():
     from ffr.engines.trl.metrics import SUM_NAMES, named_metrics
+    from ffr.engines.trl.telemetry import PEAKS
     from ffr.report.metrics import METRIC_NAMES
     from ffr.report.table import COLUMNS
 
-    written = set(named_metrics(dict.fromkeys(SUM_NAMES, 1.0)))
+    written = set(named_metrics(dict.fromkeys(SUM_NAMES, 1.0), dict.fromkeys(PEAKS, 1.0)))
     assert [name for name, _, _ in COLUMNS if not written & set(METRIC_NAMES[name])] == []
 
 

@@ -37,7 +37,7 @@ class Clock:
         now: the time in seconds.
 
     Example:
-        >>> ticks = iter([0.0, 1.0, 4.0, 6.0])
+        >>> ticks = iter([0.0, 1.0, 4.0, 6.0, 6.0])
         >>> clock = Clock(now=lambda: next(ticks))
         >>> with clock.phase("fix"):
         ...     with clock.phase("generate"):
@@ -89,8 +89,8 @@ class Clock:
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call; starts anew."""
         self._turn()
-        taken, self._seconds = dict(self._seconds), Counter()
-        return taken
+        taken, self._seconds = self._seconds, Counter()
+        return {name: seconds for name, seconds in taken.items() if seconds}
 
     def _turn(self) -> None:
         if self.synchronize is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ffr.algorithms import Algorithm, GroupScore
 from ffr.config import Config
+from ffr.engines.clock import Clock
+from ffr.engines.trl.watch import Watch
 from ffr.find import Sampler, thresholds_from, verify
 from ffr.fix import RepairFlow
 from ffr.observe import MediaError, observe
@@ -41,16 +41,14 @@ class Question:
 
 @dataclass(frozen=True)
 class FlowResult:
-    """A finished batch, with what it took.
+    """A finished batch, with what the teacher did.
 
     Example:
-        >>> FlowResult(questions=()).seconds
+        >>> FlowResult(questions=()).fix_counts
         Counter()
     """
 
     questions: tuple[Question, ...]
-    seconds: Counter[str] = field(default_factory=Counter)
-    """observe, generate, verify, fix, score."""
     fix_counts: Counter[str] = field(default_factory=Counter)
     """What `RepairFlow.counters` gained."""
 
@@ -92,6 +90,8 @@ class GroupFlow:
         sampler: the policy.
         algorithm: scores the groups and says whether failures are repaired.
         repairs: who repairs; None for plain GRPO (the caller has said so, loudly).
+        watch: told when this rank begins to repair.
+        clock: told where the time goes; its own if None.
     """
 
     def __init__(
@@ -102,15 +102,23 @@ class GroupFlow:
         sampler: Sampler,
         algorithm: Algorithm,
         repairs: RepairFlow | None,
+        watch: Watch | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self.clock = clock or Clock()
         self._samples = samples
         self._cfg = cfg
         self._sampler = sampler
         self._algorithm = algorithm
         self._repairs = repairs
+        self._watch = watch
         self._views = Views(samples, cfg)
         self._thresholds = thresholds_from(cfg.find)
         self._warned: set[str] = set()
+
+    def uids(self, indices: Sequence[int]) -> list[str]:
+        """Names of questions, for messages."""
+        return [self._samples[index].uid for index in indices]
 
     def run(self, indices: Sequence[int], *, training: bool) -> FlowResult:
         """One batch, in the caller's thread.
@@ -126,29 +134,30 @@ class GroupFlow:
             NoTeacherError: the teacher never succeeded and that was not allowed.
             EncodeError: a prompt is too long or does not fit the student.
         """
-        seconds: Counter[str] = Counter()
-        with _timed(seconds, "observe"):
+        with self.clock.phase("observe"):
             views = [self._observe(index) for index in indices]
         shown = [view for view in views if isinstance(view, Observation)]
-        with _timed(seconds, "generate"):
+        with self.clock.phase("generate"):
             size = self._cfg.find.group_size
             sampled = iter(_now(self._sampler.sample(shown, num=size)) if shown else [])
         firsts = [next(sampled) if isinstance(view, Observation) else [] for view in views]
-        with _timed(seconds, "verify"):
+        with self.clock.phase("verify"):
             verdicts = [
                 [self._verify(index, rollout) for rollout in first]
                 for index, first in zip(indices, firsts, strict=True)
             ]
         before = Counter(self._repairs.counters) if self._repairs else Counter[str]()
-        with _timed(seconds, "fix"):
+        if self._watch is not None:
+            self._watch.enter("fix")
+        with self.clock.phase("fix"):
             repairs = self._repair(indices, firsts, verdicts, training=training)
         gained = Counter(self._repairs.counters) - before if self._repairs else before
-        with _timed(seconds, "score"):
+        with self.clock.phase("score"):
             questions = tuple(
                 self._question(index, views[k], firsts[k], verdicts[k], repairs[k])
                 for k, index in enumerate(indices)
             )
-        return FlowResult(questions, seconds, gained)
+        return FlowResult(questions, gained)
 
     def _observe(self, index: int) -> Observation | str:
         try:
@@ -221,13 +230,6 @@ def _verdict_of(repair: Repair | None) -> Verdict:
 
 def _now(coroutine: object) -> list[list[Rollout]]:
     return asyncio.run(coroutine)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _timed(seconds: Counter[str], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - start  # type: ignore[assignment]
 
 
 def _nbytes(obs: Observation) -> int:

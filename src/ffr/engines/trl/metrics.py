@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
+from ffr.engines.clock import PHASES
 from ffr.engines.trl.flow import FlowResult, Question
 from ffr.types import RepairStatus
 
-_SECONDS = ("observe", "generate", "verify", "fix", "score", "update")
+_SECONDS = tuple(PHASES)
+_PASSES = ("generate", "score", "update")
 _TEACHER = (
     "teacher_calls", "teacher_ok", "leaks", "reasks", "cached", "tool_calls", "images", "prompt_tokens",
     "completion_tokens",
@@ -16,15 +19,21 @@ _TEACHER = (
 _ROLLOUT_SUMS = (
     "rollouts", "first_correct", "format", "length_stops", "asked", "shown", "leaked_once", "correct",
     "reward", "taxed", "groups", "zero_groups", "skipped", "patched", "patched_advantage", "assisted",
-    "assisted_negative", "completion_tokens", "prompt_tokens", "patched_tokens",
+    "assisted_negative", "completion_tokens", "prompt_tokens", "patched_tokens", "sampled_tokens",
+    "right_groups", "wrong_groups", "zero_rollouts",
 )  # fmt: skip
-_UPDATE_SUMS = ("kl", "clip_fraction", "ratio_mean", "policy_loss", "update_tokens", "micro_batches")
+_UPDATE_SUMS = (
+    "kl", "clip_fraction", "ratio_mean", "ratio_square", "policy_loss", "update_tokens", "micro_batches",
+    "mismatch", "mismatch_tokens",
+)  # fmt: skip
 SUM_NAMES: tuple[str, ...] = (
     *_ROLLOUT_SUMS,
     *_UPDATE_SUMS,
     *(f"status/{status.value}" for status in RepairStatus),
     *(f"teacher/{name}" for name in _TEACHER),
     *(f"seconds/{name}" for name in _SECONDS),
+    *(f"lm_tokens/{name}" for name in _PASSES),
+    *(f"flops/{name}" for name in (*_PASSES, "vision")),
     "ranks",
 )
 """Everything that is added over ranks, in the order in which it travels."""
@@ -37,8 +46,6 @@ def flow_sums(result: FlowResult) -> Counter[str]:
         _add_question(sums, question)
     for name in _TEACHER:
         sums[f"teacher/{name}"] += result.fix_counts[name]
-    for name, seconds in result.seconds.items():
-        sums[f"seconds/{name}"] += seconds
     return sums
 
 
@@ -50,6 +57,10 @@ def _add_question(sums: Counter[str], question: Question) -> None:
     advantages, rewards = score.advantages_G.tolist(), score.rewards_G.tolist()
     sums["groups"] += 1
     sums["zero_groups"] += not any(advantages)
+    sums["zero_rollouts"] += advantages.count(0.0)
+    right = [verdict.correct for verdict in group.chosen_verdicts_G]
+    sums["right_groups"] += all(right)
+    sums["wrong_groups"] += not any(right)
     sums["reward"] += sum(rewards)
     sums["taxed"] += sum(score.taxed_G)
     for g, first in enumerate(group.first_G):
@@ -58,6 +69,7 @@ def _add_question(sums: Counter[str], question: Question) -> None:
         sums["first_correct"] += verdict.correct
         sums["format"] += verdict.format_score  # type: ignore[assignment]
         sums["length_stops"] += first.finish == "length"
+        sums["sampled_tokens"] += first.num_tokens
         sums["correct"] += group.chosen_verdicts_G[g].correct
         sums["completion_tokens"] += chosen.num_tokens
         if repair is not None:
@@ -65,6 +77,7 @@ def _add_question(sums: Counter[str], question: Question) -> None:
             sums["asked"] += repair.status is not RepairStatus.SKIPPED
             sums["shown"] += repair.rollout is not None
             sums["leaked_once"] += repair.num_leaks > 0
+            sums["sampled_tokens"] += repair.rollout.num_tokens if repair.rollout is not None else 0
         if group.patched_G[g]:
             assisted = group.chosen_verdicts_G[g].correct
             sums["patched"] += 1
@@ -74,11 +87,12 @@ def _add_question(sums: Counter[str], question: Question) -> None:
             sums["assisted_negative"] += assisted and advantages[g] < 0
 
 
-def named_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+def named_metrics(sums: Mapping[str, float], peaks: Mapping[str, float]) -> dict[str, float]:
     """Metrics of one step from the sums of all ranks; a share of nothing is 0.
 
     Args:
         sums: values for `SUM_NAMES`.
+        peaks: largest values of all ranks, for `telemetry.PEAKS`.
     """
 
     def share(part: str, whole: str) -> float:
@@ -101,6 +115,9 @@ def named_metrics(sums: Mapping[str, float]) -> dict[str, float]:
             "reason/advantage_mean_repaired": share("patched_advantage", "patched"),
             "reason/repaired_negative_share": share("assisted_negative", "assisted"),
             "reason/zero_advantage_groups": share("zero_groups", "groups"),
+            "reason/zero_advantage_share": share("zero_rollouts", "rollouts"),
+            "group/all_right": share("right_groups", "groups"),
+            "group/all_wrong": share("wrong_groups", "groups"),
             "tokens/completion": sums["completion_tokens"],
             "tokens/prompt": sums["prompt_tokens"],
             "tokens/completion_mean": share("completion_tokens", "rollouts"),
@@ -113,5 +130,50 @@ def named_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "train/clip_fraction": share("clip_fraction", "update_tokens"),
         "train/ratio_mean": share("ratio_mean", "update_tokens") if sums["update_tokens"] else 1.0,
     }
-    out |= {f"time/{name}_s": share(f"seconds/{name}", "ranks") for name in _SECONDS}
+    return out | _agreement(sums, peaks) | _cost(sums, peaks)
+
+
+def _agreement(sums: Mapping[str, float], peaks: Mapping[str, float]) -> dict[str, float]:
+    """Importance ratios, and the sampler's log-probabilities against the trainer's."""
+    out: dict[str, float] = {}
+    if tokens := sums["update_tokens"]:
+        mean = sums["ratio_mean"] / tokens
+        out |= {
+            "policy/ratio_std": math.sqrt(max(0.0, sums["ratio_square"] / tokens - mean**2)),
+            "policy/ratio_max": math.exp(min(peaks["ratio"], 700.0)),
+            "policy/ratio_min": math.exp(-min(peaks["ratio_inverse"], 700.0)),
+        }
+    if tokens := sums["mismatch_tokens"]:
+        out["sampler/logprob_mismatch"] = sums["mismatch"] / tokens
+        out["sampler/logprob_mismatch_max"] = peaks["mismatch"]
+    return out
+
+
+def _cost(sums: Mapping[str, float], peaks: Mapping[str, float]) -> dict[str, float]:
+    """Seconds (means over ranks), speeds of all ranks together, memory of the fullest one."""
+    ranks = sums["ranks"] or 1.0
+    seconds = {name: sums[f"seconds/{name}"] / ranks for name in _SECONDS}
+    step_s = sum(seconds.values())
+
+    def per_second(amount: float, phase: str) -> dict[str, float]:
+        return {f"speed/{phase}_tok_s": amount / seconds[phase]} if amount and seconds[phase] else {}
+
+    out = {f"time/{name}_s": value for name, value in seconds.items()} | {"time/step_s": step_s}
+    out |= per_second(sums["sampled_tokens"], "generate")
+    out |= per_second(sums["lm_tokens/score"], "score") | per_second(sums["lm_tokens/update"], "update")
+    if step_s:
+        out |= {
+            "time/teacher_share": seconds["fix"] / step_s,
+            "time/vision_share": seconds["vision"] / step_s,
+            "speed/step_tok_s": sums["update_tokens"] / step_s,
+        }
+    out["memory/peak_gib"] = peaks["memory_bytes"] / 2**30
+    if peaks["device_bytes"]:
+        out["memory/device_gib"] = peaks["device_bytes"] / 2**30
+    if peak := peaks["peak_flops"] * ranks:
+        for name in (*_PASSES, "vision"):
+            if seconds[name] and sums[f"flops/{name}"]:
+                out[f"mfu/{name}"] = sums[f"flops/{name}"] / (peak * seconds[name])
+        if step_s:
+            out["mfu/step"] = sum(sums[f"flops/{name}"] for name in (*_PASSES, "vision")) / (peak * step_s)
     return out

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ffr.algorithms import Algorithm, make_algorithm
 from ffr.config import Config
+from ffr.engines.clock import Clock, TimedSampler
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import HFSampler
 from ffr.engines.prefix import ROUND_BYTES
 from ffr.engines.trl import checkpoint as checkpoints
-from ffr.engines.trl import setup
+from ffr.engines.trl import ranks, setup, shards
+from ffr.engines.trl.export import export_student
 from ffr.engines.trl.flow import GroupFlow
 from ffr.engines.trl.setup import EngineConfigError, Sink, TrainResult
+from ffr.engines.trl.watch import Watch
 from ffr.fix import NoTeacherError, RepairFlow, Teacher
 from ffr.fix.cache import Journal
 from ffr.observe import check_clips
@@ -73,16 +78,21 @@ def _train(
     setup.check_config(cfg)
     algorithm = make_algorithm(cfg)
     _check_teacher(cfg, algorithm, teacher)
-    start = _start_from(cfg, resume)
     # First of all: it starts the process group, and ZeRO-3 must know of it before a model is loaded.
     world_size = setup.grpo_arguments(cfg, 1).world_size
+    start = ranks.from_main(lambda: _start_from(cfg, resume))
     samples, skipped = _decodable(cfg, samples, world_size)
     order = setup.schedule(len(samples), cfg, world_size)
     args = setup.grpo_arguments(cfg, setup.num_steps(len(order), cfg, world_size))
-    trainer = _build(cfg, samples, order, args, algorithm, teacher, sinks)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    student = cfg.report.output_dir / setup.STUDENT
-    _export(trainer, student)
+    with _watch(cfg, args) as watch:
+        trainer = _build(cfg, samples, order, args, algorithm, teacher, sinks, watch)
+        if start is not None:
+            ranks.main_does(trainer.accelerator, lambda: _check_start(start, trainer.position))
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        watch.enter("export")
+        student = cfg.report.output_dir / setup.STUDENT
+        export_student(trainer, student)
+        watch.enter("done")
     result = TrainResult(
         steps=trainer.state.global_step,
         metrics=trainer.last_metrics,
@@ -105,21 +115,29 @@ def _build(
     algorithm: Algorithm,
     teacher: Teacher | None,
     sinks: Sequence[Sink],
+    watch: Watch | None = None,
 ) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
 
     from ffr.engines.trl.trainer import FFRTrainer
 
-    model, processor = setup.load_student(cfg, sharded=args.deepspeed is not None)
+    # Under `accelerate launch` the plugin alone says so.
+    deepspeed = args.deepspeed is not None or args.deepspeed_plugin is not None
+    sharded = deepspeed or shards.fsdp_is_wanted()
+    model, processor = setup.load_student(cfg, sharded=sharded)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
     room = ROUND_BYTES if algorithm.repairs and teacher is not None else 0
     sampler = HFSampler(model, encoder, find=cfg.find, seed=cfg.train.seed, prefix_bytes=room)
-    repairs = None
+    clock = Clock()
+    timed, repairs, journal = TimedSampler(sampler, clock), None, None
     if algorithm.repairs and teacher is not None:
         journal = Journal(cfg.report.output_dir / "teacher.sqlite")
-        repairs = RepairFlow(teacher=teacher, sampler=sampler, fix=cfg.fix, find=cfg.find, journal=journal)
-    flow = GroupFlow(samples, cfg, sampler=sampler, algorithm=algorithm, repairs=repairs)
+        repairs = RepairFlow(teacher=teacher, sampler=timed, fix=cfg.fix, find=cfg.find, journal=journal)
+    flow = GroupFlow(
+        samples, cfg, sampler=timed, algorithm=algorithm, repairs=repairs, watch=watch, clock=clock
+    )
+    uids = [samples[index].uid for index in order]
     rows = Dataset.from_dict({"prompt": ["ffr"] * len(order), "index": list(order)})
     with warnings.catch_warnings():
         # TRL checks model_init_kwargs and reward columns that this trainer does not use.
@@ -129,6 +147,8 @@ def _build(
             sampler=sampler,
             flow=flow,
             sinks=sinks,
+            watch=watch,
+            position=partial(_position, cfg, uids, args.world_size, journal),
             model=model,
             args=args,
             train_dataset=rows,
@@ -136,8 +156,6 @@ def _build(
             peft_config=setup.lora_config(cfg),
         )
     trainer.remove_callback(PrinterCallback)  # the sinks show the run
-    if trainer.is_fsdp_enabled:
-        raise EngineConfigError("FSDP is not supported by this engine; use DDP or DeepSpeed ZeRO-2/3")
     sampler.model = trainer.model
     return trainer
 
@@ -198,17 +216,30 @@ def _decodable(
     return good, lines
 
 
-def _export(trainer: Any, student: Path) -> None:
-    """Writes the student as an ordinary directory; adapters are merged into it."""
-    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-    adapters = hasattr(unwrapped, "merge_and_unload")
-    if trainer.is_deepspeed_enabled:
-        trainer.save_model(str(student))
-        if adapters:
-            log.warning("%s holds the adapter alone: merge it into the base model to serve it", student)
-    elif trainer.accelerator.is_main_process:
-        whole = unwrapped.merge_and_unload() if adapters else unwrapped
-        whole.save_pretrained(student)
-    if trainer.accelerator.is_main_process:
-        trainer.processing_class.save_pretrained(student)
-    trainer.accelerator.wait_for_everyone()
+def _watch(cfg: Config, args: Any) -> Watch:
+    return Watch(
+        cfg.report.output_dir / "ranks",
+        rank=args.process_index,
+        num_ranks=args.world_size,
+        timeout_s=cfg.train.watchdog_s,
+        abort=cfg.train.watchdog_abort,
+    )
+
+
+def _position(
+    cfg: Config, uids: Sequence[str], world_size: int, journal: Journal | None, step: int
+) -> checkpoints.Position:
+    """Where the run stands after `step` optimiser steps."""
+    shown = uids[: step // cfg.train.updates_per_batch * cfg.train.questions_per_step * world_size]
+    return checkpoints.Position(
+        step=step,
+        num_processes=world_size,
+        num_questions=len(shown),
+        questions=hashlib.sha256("\n".join(shown).encode()).hexdigest(),
+        teacher_outcomes=0 if journal is None else len(journal),
+    )
+
+
+def _check_start(start: Path, position: Callable[[int], checkpoints.Position]) -> None:
+    if warning := checkpoints.check_position(start, position(checkpoints.step_of(start))):
+        log.warning("%s", warning)

@@ -3,17 +3,15 @@
 TRL 1.16 trains blind on video (its loss forward gets no pixels of a clip) and has one observation per
 group. What is kept of it is the outer loop: optimiser, accumulation, data-parallel and ZeRO wrapping,
 reference model, adapters, checkpoints, logging. Private seams in use, pinned by a contract test:
-`_prepare_inputs`, `_compute_loss`, `log`, `_save_checkpoint`, `_load_from_checkpoint`, `_step`,
-`_buffered_inputs`, `ref_model`.
+`_prepare_inputs`, `_compute_loss`, `log`, `_save_checkpoint`, `_save_optimizer_and_scheduler`,
+`_prepare_for_training`, `_load_from_checkpoint`, `_step`, `_buffered_inputs`, `ref_model`.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,49 +26,15 @@ from ffr.engines.encode import EncodedPrompt, Encoder
 from ffr.engines.hf import HFSampler
 from ffr.engines.packed import completion_logprobs, warn_unshared, why_not_shared
 from ffr.engines.trl import checkpoint as checkpoints
+from ffr.engines.trl import ranks, setup, shards
 from ffr.engines.trl.flow import FlowResult, GroupFlow, Question
 from ffr.engines.trl.metrics import SUM_NAMES, flow_sums, named_metrics
+from ffr.engines.trl.rows import MicroBatch, TrainRow
 from ffr.engines.trl.setup import Sink
+from ffr.engines.trl.telemetry import PEAKS, Telemetry
+from ffr.engines.trl.watch import Watch
 from ffr.reason import ffr_loss
 from ffr.types import Trace
-
-
-@dataclass(frozen=True, eq=False)
-class TrainRow:
-    """One rollout of the loss.
-
-    Example:
-        >>> TrainRow(prompt=prompt, completion=(5, 9), advantage=0.7)  # doctest: +SKIP
-    """
-
-    prompt: EncodedPrompt
-    """The observation it is trained in."""
-    completion: tuple[int, ...]
-    advantage: float
-    treatment: str = "own"
-    sampled_in: EncodedPrompt | None = None
-    """The observation it was sampled in, where that is another one."""
-    active: bool = True
-    """False: not in the mask and not in any count."""
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """Rows of one forward and backward pass.
-
-    Example:
-        >>> MicroBatch(rows=rows, normalizer=80.0, old=None, scored=None, ref=None)  # doctest: +SKIP
-    """
-
-    rows: Sequence[TrainRow]
-    normalizer: float
-    """Tokens or rows of the whole step over all ranks, divided by the number of ranks."""
-    old: Tensor | None
-    """log pi_old, (B, T); None where every row takes its own current ones (ratio exactly 1)."""
-    scored: Tensor | None
-    """(B,), True for the rows that `old` holds."""
-    ref: Tensor | None
-    """log pi_ref under the observation of training, (B, T)."""
 
 
 class FFRTrainer(GRPOTrainer):
@@ -81,6 +45,8 @@ class FFRTrainer(GRPOTrainer):
         sampler: samples from `model`.
         flow: find, fix, score.
         sinks: told about each optimiser step on the main process.
+        watch: told the phase of this rank.
+        position: where the run stands in its data after a step; written into checkpoints.
         **kwargs: of `GRPOTrainer`; the data set's rows carry `index`.
     """
 
@@ -91,8 +57,13 @@ class FFRTrainer(GRPOTrainer):
         sampler: HFSampler,
         flow: GroupFlow,
         sinks: Sequence[Sink] = (),
+        watch: Watch | None = None,
+        position: Callable[[int], checkpoints.Position] | None = None,
         **kwargs: Any,
     ) -> None:
+        fsdp, kl_beta = shards.fsdp_is_wanted(), kwargs["args"].beta
+        if fsdp:
+            kwargs["args"].beta = 0.0  # no reference of TRL's: ours is cut like the policy
         super().__init__(reward_funcs=_unused_reward, **kwargs)
         self.cfg = cfg
         self.sampler = sampler
@@ -100,14 +71,23 @@ class FFRTrainer(GRPOTrainer):
         self.sinks = tuple(sinks)
         self.encoder: Encoder = sampler.encoder
         self.batcher: Batcher = sampler.batcher  # features of a frozen tower are kept for all passes
+        self.position = position
+        self.watch = watch or Watch(cfg.report.output_dir / "ranks")
+        self.telemetry = Telemetry(cfg, flow.clock, self.accelerator.device, self.model)
+        self.whole = shards.WholeCopy(self.model) if fsdp or shards.is_zero3(self) else None
+        if fsdp:
+            self.beta = self.args.beta = kl_beta
+            shards.cut(self, self.model)
+            if self.beta and setup.lora_config(cfg) is None:
+                self.ref_model = shards.sharded_reference(self)
         if self.ref_model is not None:
             self.ref_model.requires_grad_(False)
+            self.telemetry.hook(self.ref_model)
         if cfg.model.shared_prefix and (reason := why_not_shared(self.model)):
             warn_unshared(type(unwrap(self.model)).__name__, reason)
         self.last_metrics: dict[str, float] = {}
         self._sums: Counter[str] = Counter()
         self._traces: list[Trace] = []
-        self._mark = time.perf_counter()
 
     # -- batches -------------------------------------------------------------------------------
 
@@ -117,6 +97,8 @@ class FFRTrainer(GRPOTrainer):
         chunks = self.args.steps_per_generation
         if self._step % (chunks * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = self._round(generation_batch, chunks, training=True)
+        self.watch.enter("update", step=self.state.global_step + 1)
+        self.flow.clock.base("update")
         return self._buffered_inputs[self._step % chunks]
 
     def _round(self, batch: Sequence[dict[str, Any]], chunks: int, *, training: bool) -> list[MicroBatch]:
@@ -125,21 +107,26 @@ class FFRTrainer(GRPOTrainer):
         if len(indices) * group_size != len(batch):
             raise ValueError(f"a batch of {len(batch)} rows is not made of groups of {group_size}")
         step = self.state.global_step
-        self.sampler.reseed(self.cfg.train.seed, step, self.accelerator.process_index)
+        self.watch.enter("find", step=step + 1, samples=self.flow.uids(indices))
+        self.sampler.reseed(self.cfg.train.seed, step, ranks.stream_of(self.accelerator, indices))
+        result, rows, error = FlowResult(()), list[TrainRow](), None
         with self._sampling():
-            result = self.flow.run(indices, training=training)
-        rows = [row for question in result.questions for row in self._rows(question)]
-        started = time.perf_counter()
-        size = len(rows) // chunks
-        normalizer = self._normalizer(rows)
-        with self._scoring():
-            micro = [self._micro(rows[at : at + size], normalizer) for at in range(0, len(rows), size)]
+            try:
+                result = self.flow.run(indices, training=training)
+                rows = [row for question in result.questions for row in self._rows(question)]
+            except Exception as caught:
+                error = caught  # raised below, on all ranks
+        self.watch.enter("score")
+        size = len(batch) // chunks
+        parts = [rows[at : at + size] for at in range(0, len(batch), size)]
+        wanted = [self._needs(part) for part in parts]
+        normalizer, needs = ranks.agree(self.accelerator, error, self._norm(rows), wanted)
+        with self._scoring(), self.flow.clock.phase("score"):
+            micro = [self._micro(part, need, normalizer) for part, need in zip(parts, needs, strict=True)]
         if training:
             self._sums.update(flow_sums(result))
             self._sums["prompt_tokens"] += sum(row.prompt.num_tokens for row in rows)
-            self._sums["seconds/score"] += time.perf_counter() - started  # type: ignore[assignment]
             self._keep_traces(result, step + 1)
-        self._mark = time.perf_counter()
         return micro
 
     def _rows(self, question: Question) -> list[TrainRow]:
@@ -154,29 +141,34 @@ class FFRTrainer(GRPOTrainer):
             treatment = score.view_treatment_G[g]
             sampled = self.encoder.encode(group.chosen_G[g].observation) if treatment == "true_is" else None
             prompt = self.encoder.encode(rollout.observation)
-            active = score.active_G[g]
-            rows.append(TrainRow(prompt, rollout.token_ids, advantages[g], treatment, sampled, active))
+            active, own = score.active_G[g], rollout.logprobs if treatment == "own" else None
+            rows.append(TrainRow(prompt, rollout.token_ids, advantages[g], treatment, sampled, active, own))
         return rows
 
-    def _normalizer(self, rows: Sequence[TrainRow]) -> float:
+    def _norm(self, rows: Sequence[TrainRow]) -> float:
         active = [row for row in rows if row.active]
         by_token = self.cfg.reason.loss_norm == "token_mean"
-        local = sum(len(row.completion) for row in active) if by_token else len(active)
-        total = torch.tensor(float(local), dtype=torch.float64, device=self._device)
-        return float(self.accelerator.reduce(total, reduction="sum")) / self.accelerator.num_processes
+        return float(sum(len(row.completion) for row in active) if by_token else len(active))
 
-    def _micro(self, rows: Sequence[TrainRow], normalizer: float) -> MicroBatch:
+    def _needs(self, rows: Sequence[TrainRow]) -> ranks.Chunk:
+        kinds = frozenset(medium.kind for row in rows for medium in row.prompt.media)
+        return ranks.Chunk(kinds, self.num_iterations > 1 or any(row.has_own_view for row in rows))
+
+    def _micro(self, rows: Sequence[TrainRow], need: ranks.Chunk, normalizer: float) -> MicroBatch:
+        # Every rank makes the same passes, through the same parts of the model.
+        if missing := need.kinds - self._needs(rows).kinds:
+            prompt = ranks.filler(self.encoder, missing, self.cfg.observe.size_factor_px)
+            rows = [*rows, TrainRow(prompt, (min(self.sampler.stop_ids),), 0.0, active=False)]
         old = scored = ref = None
-        scored = torch.tensor(
-            [self.num_iterations > 1 or row.treatment == "true_is" for row in rows], device=self._device
-        )
         with torch.no_grad(), self.accelerator.autocast():
-            if bool(scored.any()):
+            if need.scored:
+                own = [self.num_iterations > 1 or row.has_own_view for row in rows]
+                scored = torch.tensor(own, device=self._device)
                 old = self._logprobs(self.model, rows, sampled_view=True)[0]
             if self.beta != 0.0:
                 with self._reference() as model:
                     ref = self._logprobs(model, rows)[0]
-        return MicroBatch(rows, normalizer, old, scored if old is not None else None, ref)
+        return MicroBatch(rows, normalizer, old, scored, ref)
 
     # -- loss ----------------------------------------------------------------------------------
 
@@ -205,6 +197,7 @@ class FFRTrainer(GRPOTrainer):
             true_is_clamp=reason.true_is_clamp,
         )
         if self.model.training:
+            self.telemetry.loss(logprobs, old, mask * active[:, None], rows)
             weight = float(out.metrics["num_tokens"])
             for name in ("kl", "clip_fraction", "ratio_mean"):
                 self._sums[name] += float(out.metrics[name]) * weight  # type: ignore[assignment]
@@ -215,6 +208,7 @@ class FFRTrainer(GRPOTrainer):
         self, model: Any, rows: Sequence[TrainRow], *, sampled_view: bool = False
     ) -> tuple[Tensor, Tensor]:
         prompts = [row.sampled_in or row.prompt if sampled_view else row.prompt for row in rows]
+        self.telemetry.head(sum(len(row.completion) for row in rows))
         return completion_logprobs(
             model,
             self.batcher,
@@ -231,11 +225,14 @@ class FFRTrainer(GRPOTrainer):
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
-        # One collective for the whole of find and fix: ZeRO-3 gathers the weights once, and ranks may
-        # then sample as often and as unevenly as their failures need.
+        # One collective for the whole of find and fix: FSDP2 and ZeRO-3 gather the weights once, and ranks
+        # may then sample as often and as unevenly as their failures need.
         training = self.model.training
-        if self.is_deepspeed_enabled:
-            scope: Any = unwrap_model_for_generation(
+        if self.is_fsdp_enabled and self.whole is not None:
+            dtype = getattr(torch, self.cfg.model.dtype)
+            scope: Any = self.whole.filled(self.model, device=self._device, dtype=dtype)
+        elif self.is_deepspeed_enabled:
+            scope = unwrap_model_for_generation(
                 self.model_wrapped,
                 self.accelerator,
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
@@ -294,9 +291,6 @@ class FFRTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Joins the step's sums over ranks, tells the sinks, and logs through `report_to`."""
         if self.model.training and "loss" in logs:
-            now = time.perf_counter()
-            self._sums["seconds/update"] += now - self._mark  # type: ignore[assignment]
-            self._mark = now
             metrics = self._step_metrics()
             for name in ("loss", "grad_norm", "learning_rate"):
                 metrics[f"train/{name}"] = float(logs[name])
@@ -306,13 +300,17 @@ class FFRTrainer(GRPOTrainer):
         super().log(logs, start_time)
 
     def _step_metrics(self) -> dict[str, float]:
+        self._sums.update(self.telemetry.take())
+        self.flow.clock.base("other")
         self._sums["ranks"] = 1
         local = torch.tensor(
             [float(self._sums[name]) for name in SUM_NAMES], dtype=torch.float64, device=self._device
         )
         total = self.accelerator.reduce(local, reduction="sum").tolist()
         self._sums = Counter()
-        return named_metrics(dict(zip(SUM_NAMES, total, strict=True)))
+        peaks = torch.tensor(self.telemetry.take_peaks(), dtype=torch.float64, device=self._device)
+        most = self.accelerator.gather(peaks).view(-1, len(PEAKS)).amax(dim=0).tolist()
+        return named_metrics(dict(zip(SUM_NAMES, total, strict=True)), dict(zip(PEAKS, most, strict=True)))
 
     def _tell_sinks(self, metrics: dict[str, float]) -> None:
         traces, self._traces = self._traces, []
@@ -328,27 +326,47 @@ class FFRTrainer(GRPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card: TRL's would describe another method."""
 
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        if self.is_fsdp_enabled and resume_from_checkpoint is not None:
+            self._load_weights(resume_from_checkpoint)  # before they are cut
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_fsdp_enabled:
+            self._load_weights(resume_from_checkpoint, model)
+
+    def _load_weights(self, path: str, model: Any = None) -> None:
         # The Trainer would compare names in memory with names on disk, which differ for several video
         # models (they are renamed on saving), warn, and go on with the weights of the start.
         adapters = hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
         if model is not None or adapters:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_from_checkpoint(path, model)
             return
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        saved = type(self.model).from_pretrained(path, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict(), strict=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Without the Trainer's second copy of the weights, which is no safetensors file.
+        shards.save_optimizer(self, output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         root = Path(self.args.output_dir)
         path = root / f"checkpoint-{self.state.global_step}"
-        if self.accelerator.is_main_process:
-            checkpoints.open_for_writing(path)
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            checkpoints.write_manifest(path)
-            checkpoints.keep_newest(root, self.cfg.train.keep_checkpoints)
+        self.watch.enter("save")
+        ranks.main_does(self.accelerator, lambda: checkpoints.open_for_writing(path))
+        with self.flow.clock.phase("save"):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            ranks.main_does(self.accelerator, lambda: self._declare_whole(path))
+
+    def _declare_whole(self, path: Path) -> None:
+        checkpoints.write_manifest(path, self.position and self.position(self.state.global_step))
+        checkpoints.keep_newest(path.parent, self.cfg.train.keep_checkpoints)
 
 
 def _unused_reward(completions: Sequence[Any], **_: Any) -> list[float]:
