@@ -47,6 +47,16 @@ def test_rich_draws_a_bar_with_all_columns():
         assert word in text
 
 
+def test_what_a_step_costs_is_shown_where_it_is_measured():
+    cost = {"speed/generate_tok_s": 1234.4, "time/teacher_share": 0.61, "memory/peak_gib": 31.27}
+    out = io.StringIO()
+    sink = RichProgress(10, display="plain", console=Console(file=out, width=160))
+    sink.metrics(1, STEP | cost)
+    line = out.getvalue().strip()
+    assert "loss 0.1235  sampled/s 1234  teacher 61%  memory 31.3 GiB  ETA -" in line
+    assert len(line) < 120  # one line of a usual log
+
+
 def test_rich_averages_over_steps():
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     sink = RichProgress(10, console=console, smoothing=0.5)

@@ -20,6 +20,14 @@ COLUMNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """Heading, format, and the metric's names, the first that a step has: first-pass accuracy, intervention
 rate, share of repairs that succeeded, loss."""
 
+COST_COLUMNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("sampled/s", "{:.0f}", ("speed/generate_tok_s",)),
+    ("teacher", "{:.0%}", ("time/teacher_share",)),
+    ("memory", "{:.1f} GiB", ("memory/peak_gib",)),
+)
+"""The same for what a step costs: sampled tokens a second, share of the step that waits for the teacher,
+peak memory of the fullest process. Left out by engines that do not measure it."""
+
 SUMMARY = ("steps", "reason/final_accuracy", "reason/reward_mean", "train/kl")
 """What the last line of a run shows of its last step; metrics.jsonl has everything."""
 
@@ -64,9 +72,7 @@ class RichProgress:
             before = self._averages.get(name, value)
             self._averages[name] = before + self._smoothing * (value - before)
         bar = self._started()
-        shown = "  ".join(
-            f"{name} [bold]{_written(fmt, self._averages.get(name))}[/]" for name, fmt, _ in COLUMNS
-        )
+        shown = "  ".join(f"{name} [bold]{value}[/]" for name, value in _words(self._averages))
         bar.update(self._task, completed=step, total=max(self.total_steps, step), shown=shown)
 
     def traces(self, step: int, traces: Sequence[Trace]) -> None:
@@ -107,7 +113,7 @@ class RichProgress:
         self._first = self._first or (step, now)
         done = step - self._first[0]
         left = (self.total_steps - step) * (now - self._first[1]) / done if done > 0 else math.nan
-        words = [f"{name} {_written(fmt, current.get(name))}" for name, fmt, _ in COLUMNS]
+        words = [f"{name} {value}" for name, value in _words(current)]
         eta = f"ETA {duration(left)}" if math.isfinite(left) else "ETA -"
         line = "  ".join([f"step {step}/{self.total_steps}", *words, eta])
         self.console.print(line, highlight=False, soft_wrap=True)
@@ -121,7 +127,7 @@ def read_columns(values: Mapping[str, float]) -> dict[str, float]:
         {'first': 0.5}
     """
     found: dict[str, float] = {}
-    for name, _, keys in COLUMNS:
+    for name, _, keys in (*COLUMNS, *COST_COLUMNS):
         value = next((values[key] for key in keys if key in values), math.nan)
         if math.isfinite(value):
             found[name] = float(value)
@@ -138,6 +144,12 @@ def duration(seconds: float) -> str:
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _words(values: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Heading and text of each column: all of `COLUMNS`, and of the costs those that are known."""
+    known = [column for column in COST_COLUMNS if column[0] in values]
+    return [(name, _written(fmt, values.get(name))) for name, fmt, _ in (*COLUMNS, *known)]
 
 
 def _written(fmt: str, value: float | None) -> str:
