@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.timeout(600)
 def test_quick_bench_writes_what_it_counted(tmp_path: Path) -> None:
     output = tmp_path / "train_step.json"
     command = [sys.executable, str(ROOT / "bench" / "train_step.py"), "--quick", "--output", str(output)]
