@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("run_tiny.py")
 
 
+TIMEOUT_S = 800.0
+
+
 @dataclass(frozen=True)
 class Ended:
     codes: list[int]
@@ -27,14 +30,21 @@ class Ended:
 
 def environment_of(config: str) -> dict[str, str]:
     """What `accelerate launch --config_file configs/accelerate/CONFIG.yaml` hands to the processes."""
+    from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_multi_gpu_env
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     path = ROOT / "configs" / "accelerate" / f"{config}.yaml"
     words = ["--config_file", str(path), "--num_processes", "2", "-m", "ffr"]
     args, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
-    values = prepare_multi_gpu_env(args)
-    return {k: v for k, v in values.items() if k.startswith(("FSDP_", "ACCELERATE_USE_"))}
+    if args.use_deepspeed:
+        args.deepspeed_fields_from_accelerate_config = list(load_config_from_file(str(path)).deepspeed_config)
+        values = prepare_deepspeed_cmd_env(args)[1]
+    else:
+        values = prepare_multi_gpu_env(args)
+    return {
+        k: v for k, v in values.items() if k.startswith(("FSDP_", "ACCELERATE_USE_", "ACCELERATE_DEEPSPEED_"))
+    }
 
 
 def start(
@@ -45,7 +55,7 @@ def start(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(SCRIPT), str(checkpoint), str(clips), str(out), json.dumps(options)]
-    shared = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    shared = {"OMP_NUM_THREADS": "1"} | ({} if config == "zero3" else {"ACCELERATE_USE_CPU": "true"})
     if ranks > 1:
         shared |= environment_of(config)
         shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
@@ -61,10 +71,14 @@ def start(
     ]  # fmt: skip
 
 
-def wait(processes: list[subprocess.Popen[str]], out: Path, *, timeout: float = 500) -> Ended:
-    """Waits for all of them; none outlives the test."""
+def wait(processes: list[subprocess.Popen[str]], out: Path, *, first_only: bool = False) -> Ended:
+    """Waits for all of them, or ends the others after the first; none outlives the test."""
+    outputs: list[str] = []
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        for process in processes:
+            if first_only and outputs:
+                process.kill()
+            outputs.append(process.communicate(timeout=TIMEOUT_S)[0])
     finally:
         for process in processes:
             process.kill()

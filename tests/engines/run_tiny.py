@@ -46,6 +46,21 @@ def fsdp_on_cpu() -> None:
     AcceleratorState.__init__ = init
 
 
+def zero3_on_cpu() -> None:
+    """accelerate uses DeepSpeed on accelerators only; DeepSpeed itself runs over gloo as well."""
+    import accelerate
+    from accelerate.state import DistributedType, PartialState
+
+    import ffr.engines.trl.setup as setup
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+    arguments = setup._grpo_values
+    setup._grpo_values = lambda *args: {**arguments(*args), "use_cpu": False, "dataloader_pin_memory": False}
+    assert accelerate.utils.is_deepspeed_available()
+
+
 def note_weights() -> list[str]:
     """Will hold the digest of this rank's weights at the end of training."""
     import ffr.engines.trl.run as run
@@ -106,14 +121,27 @@ def lose(uids: list[str]) -> None:
     flow.observe = losing
 
 
-def stall(phase: str) -> None:
-    """This rank never comes back from a phase."""
+def stall_while_verifying() -> None:
+    """This rank never comes back from its first verdict."""
     import ffr.engines.trl.flow as flow
 
     def forever(*_, **__):
         time.sleep(3600)
 
-    setattr(flow, {"fix": "choose", "find": "verify"}[phase], forever)
+    flow.verify = forever
+
+
+def watch_scoring(timeout_s: float) -> None:
+    """The watchdog looks at one phase only: how long the others take says nothing on a busy machine."""
+    from ffr.engines.trl.watch import Watch
+
+    enter = Watch.enter
+
+    def entering(self, phase, **kwargs) -> None:
+        self._timeout_s = timeout_s if phase == "score" else 1e6
+        enter(self, phase, **kwargs)
+
+    Watch.enter = entering
 
 
 def main() -> None:
@@ -126,7 +154,10 @@ def main() -> None:
     if wanted.get("rank_0_is_right") and RANK == "0":
         verifier = tiny.always_right
     flow.verify = import_module("ffr.fix.repair").verify = verifier  # type: ignore[attr-defined]
-    fsdp_on_cpu()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        zero3_on_cpu()
+    else:
+        fsdp_on_cpu()
     if wanted.get("sgd"):
         arguments = setup._grpo_values
         setup._grpo_values = lambda *args: {**arguments(*args), "optim": "sgd"}
@@ -134,7 +165,9 @@ def main() -> None:
         note_gradients(Path(out))
     lose(wanted.get("lost", []))
     if wanted.get("stall_rank") == int(RANK):
-        stall(wanted["stall_phase"])
+        stall_while_verifying()
+    if "watch_scoring_s" in wanted:
+        watch_scoring(wanted["watch_scoring_s"])
     cfg = tiny.config(Path(checkpoint), Path(out), **wanted.get("cfg", {}))
     digests = note_weights()
     teacher = tiny.FakeTeacher(dead_for=wanted.get("dead_for", ())) if cfg.train.algorithm == "ffr" else None

@@ -10,7 +10,6 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
 FOLDER = launch.ROOT / "configs" / "accelerate"
 
@@ -54,22 +53,14 @@ def test_fsdp2_becomes_the_plugin_that_the_engine_takes(monkeypatch: pytest.Monk
     assert not plugin.activation_checkpointing and plugin.cpu_ram_efficient_loading
 
 
-def _zero3_environment() -> dict[str, str]:
-    words = ["--config_file", str(FOLDER / "zero3.yaml"), "-m", "ffr", "train"]
-    args, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
-    args.deepspeed_fields_from_accelerate_config = list(load("zero3").deepspeed_config)
-    return prepare_deepspeed_cmd_env(args)[1]
-
-
 def test_zero3_becomes_deepspeeds_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = _zero3_environment()
+    env = launch.environment_of("zero3")
     assert env["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     assert (
         env["ACCELERATE_DEEPSPEED_ZERO3_INIT"] == env["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"] == "true"
     )
     for name, value in env.items():
-        if name.startswith("ACCELERATE_"):
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value)
     from ffr.cli import launcher
 
     monkeypatch.setattr(launcher, "find_spec", lambda name: Any)

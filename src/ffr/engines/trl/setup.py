@@ -206,12 +206,17 @@ def load_student(cfg: Config, *, sharded: bool) -> tuple[Any, Any]:
     and under LoRA the base is frozen, so both load the weights as `model.dtype` says.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     path = resolve_model_path(cfg.model.path)
     dtype = getattr(torch, cfg.model.dtype) if sharded or cfg.model.lora.rank else torch.float32
     model = AutoModelForImageTextToText.from_pretrained(
         path, dtype=dtype, attn_implementation=cfg.model.attention
     )
+    if is_deepspeed_zero3_enabled() and (renamed := getattr(model, "_weight_conversions", None)):
+        # transformers keeps all renamings that a ZeRO-3 load might have needed; on saving, an unused prefix
+        # would be put before every name.
+        model._weight_conversions = [r for r in renamed if type(r).__name__ != "PrefixChange"]
     if cfg.model.freeze_vision:
         vision_tower(model, path).requires_grad_(False)
     processor = AutoProcessor.from_pretrained(path, padding_side="left", truncation_side="left")
