@@ -33,7 +33,7 @@ app.command("ffr.cli.train:app", name="train", help="Train a student with Find-F
 app.command("ffr.cli.eval:app", name="eval", help="Measure a model on video benchmarks.")
 app.command("ffr.cli.teach:app", name="teach", help="Ask a teacher about failed rollouts; no training.")
 app.command("ffr.cli.trace:app", name="trace", help="Look at the traces of a run.")
-app.command("ffr.cli.report:report", name="report", help="Print a run's table and write its page.")
+app.command("ffr.cli.report:app", name="report", help="Print a run's table, its page, its profile.")
 app.command("ffr.cli.audit:app", name="audit", help="Check what patches give away.")
 app.command("ffr.cli.serve:app", name="serve", help="Put a checkpoint behind the OpenAI API.")
 app.command(

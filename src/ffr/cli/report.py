@@ -1,17 +1,26 @@
-"""`ffr report`: the find/fix/reason table of a run, and its trace page."""
+"""`ffr report`: the find/fix/reason table of a run, its trace page, and where its time goes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
+from rich.console import Console
 
 from ffr.cli.errors import CliError
 from ffr.cli.trace import check_run, write_page
 
+app = App(
+    name="report",
+    help="Print a run's table and write its page; `ffr report profile RUN` says where its time goes.",
+    help_epilogue="Examples:\n  ffr report outputs/ffr\n  ffr report profile outputs/ffr --slowest 10",
+    help_format="plaintext",
+)
 
+
+@app.default
 def report(run: Path, /, *, windows: Annotated[int, Parameter(validator=Number(gte=1))] = 8) -> int:
     """Print the find/fix/reason table of a run and write its trace page.
 
@@ -30,4 +39,24 @@ def report(run: Path, /, *, windows: Annotated[int, Parameter(validator=Number(g
         print(f"page: {write_page(run)}")
     else:
         print("page: none, the run has no traces")
+    return 0
+
+
+@app.command
+def profile(run: Path, /, *, slowest: Annotated[int, Parameter(validator=Number(gte=0))] = 5) -> int:
+    """Print where the time of a run goes, its slowest steps and what could be changed.
+
+    Args:
+        run: Run directory (report.output_dir of the run); it may still be training.
+        slowest: Number of slow steps that are explained.
+    """
+    from ffr.report.profile import profile_run
+    from ffr.report.profile_text import profile_view
+
+    check_run(run)
+    try:
+        found = profile_run(run, num_slowest=slowest)
+    except ValueError as error:
+        raise CliError(str(error)) from error
+    Console(highlight=False).print(profile_view(found))
     return 0
