@@ -43,6 +43,7 @@ TORCH_FREE = (
     "cli.train",
     "cli.eval",
     "cli.doctor",
+    "cli.serve",
     "cli.serve_teacher",
     "cli.doctor_teacher",
 )

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ffr.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CliError
 from ffr.cli.eval_flags import AskFlags, LocalFlags, ServerFlags, ShowFlags, eval_config, server_settings
+from ffr.cli.eval_options import (
+    NO_OPTION,
+    TEACHER,
+    OptionFlags,
+    OptionRun,
+    TeacherFlags,
+    option_words,
+    plan_option,
+)
 from ffr.cli.eval_progress import EvalProgress, error_lines
 from ffr.cli.progress import duration
 from ffr.cli.train import log_to
@@ -46,6 +55,8 @@ app = App(
             "    --root data --frames 16,32,64",
             "  ffr eval --model http://127.0.0.1:8000/v1 --benchmarks mmvu --root data \\",
             "    --temperature 0.6 --seeds 42,123,456",
+            "  ffr eval --model micro-student --benchmarks microworld --temperature 0.8 \\",
+            "    --repair --vote 5 --teacher.type oracle --teacher-calls 200",
             "  ffr eval show outputs/eval/micro-student",
             "",
             "Benchmarks: mmvu, vsi_bench, video_mmmu, video_holmes, longvideobench, lvbench,",
@@ -106,6 +117,8 @@ def evaluate(
     show: ShowFlags = SHOW,
     local: LocalFlags = LOCAL,
     server: ServerFlags = SERVER,
+    option: OptionFlags = NO_OPTION,
+    teacher: TeacherFlags = TEACHER,
 ) -> int:
     """Measure a model on video benchmarks: a checkpoint, or any OpenAI-compatible server."""
     from ffr.eval.base import EvalDataError
@@ -118,9 +131,10 @@ def evaluate(
     log_to(console)
     try:
         cfg, load = _plan(ask, show, local, server)
-        questions = _questions(cfg, console)
+        around = plan_option(cfg, option, teacher)
+        questions = _questions(around.cfg, console)
         answerer, identity = load()
-        return _evaluate(ask, cfg, questions, answerer, identity, console)
+        return _evaluate(ask, around, questions, answerer, identity, console)
     except (EvalDataError, ServerError, RunFileError, RunMixError, ModelGoneError, OSError) as error:
         raise CliError(str(error)) from error
 
@@ -197,15 +211,15 @@ def _questions(cfg: EvalConfig, console: Console) -> Questions:
 
 def _evaluate(
     ask: AskFlags,
-    cfg: EvalConfig,
+    around: OptionRun,
     questions: Questions,
     answerer: Answerer,
     identity: ModelIdentity,
     console: Console,
 ) -> int:
     from ffr.eval.run import finish, make_runner, open_run, run_info
-    from ffr.eval.runner import plain
 
+    cfg = around.cfg
     if len(cfg.asked_seeds) < len(cfg.seeds):
         console.print(
             f"WARNING: {len(cfg.seeds)} seeds with temperature 0 give {len(cfg.seeds)} times the same "
@@ -213,11 +227,14 @@ def _evaluate(
             style="bold yellow",
             soft_wrap=True,
         )
-    output_dir = ask.output_dir or Path("outputs/eval") / answerer.name.replace("/", "-")
+    if cfg.option is not None:
+        console.print(option_words(cfg.option), markup=False, soft_wrap=True)
+    name = answerer.name.replace("/", "-") + around.suffix
+    output_dir = ask.output_dir or Path("outputs/eval") / name
     info = run_info(cfg, questions, identity, name=answerer.name, engine=answerer.engine)
     started = time.monotonic()
     with open_run(output_dir, info, questions, resume=ask.resume) as store:
-        runner = make_runner(cfg, questions, store, plain(answerer))
+        runner = make_runner(cfg, questions, store, around.respond(answerer, output_dir))
         keys = runner.keys()
         done = sum(store.done(key) for key in keys)
         if done:
@@ -227,12 +244,14 @@ def _evaluate(
         progress = EvalProgress(len(keys), done, console, ask.display)
         runner.on_row = progress.row
         try:
-            asyncio.run(_drive(runner, answerer, console))
+            asyncio.run(_drive(runner, (answerer, around), console))
         finally:
             progress.close()
             finish(store)
         left = sum(not store.done(key) for key in keys)
         _report(output_dir, store, console)
+        for line in around.lines():
+            console.print(line, markup=False, soft_wrap=True)
         rate = f"{progress.num_rows} answers in {duration(time.monotonic() - started)}"
         console.print(f"{rate}; run: {output_dir}", markup=False, soft_wrap=True)
     if runner.stopped and left:
@@ -242,7 +261,7 @@ def _evaluate(
     return EXIT_FAILED if _model_failures(store) else EXIT_OK
 
 
-async def _drive(runner: Runner, answerer: Answerer, console: Console) -> None:
+async def _drive(runner: Runner, used: Sequence[object], console: Console) -> None:
     """Runs until everything is asked; the first Ctrl-C finishes what is under way, the second does not."""
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
@@ -270,9 +289,10 @@ async def _drive(runner: Runner, answerer: Answerer, console: Console) -> None:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-        close: Any = getattr(answerer, "aclose", None)
-        if close is not None:
-            await close()
+        for one in used:
+            close: Any = getattr(one, "aclose", None)
+            if close is not None:
+                await close()
 
 
 def _report(run: Path, store: RunStore, console: Console) -> None:

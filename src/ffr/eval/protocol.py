@@ -37,12 +37,15 @@ def make_cards(
     """One card for each benchmark and number of frames that has rows, by `<benchmark>@<frames>`.
 
     Hashes run over the first good row of each question, in the order of the items: two runs that show
-    the same frames and prompts have equal cards, whatever the order they worked in.
+    the same frames and prompts have equal cards, whatever the order they worked in. A run of a
+    test-time option has the cards of its own rows.
     """
+    rows = list(rows)
+    mode = next((row.mode for row in sorted(rows, key=lambda row: row.mode != "plain")), "plain")
     first: dict[tuple[str, int], dict[str, EvalRow]] = {}
     order = {uid: place for place, uid in enumerate(items)}
     for row in rows:
-        if row.uid not in items or row.error or row.mode != "plain":
+        if row.uid not in items or row.error or row.mode != mode:
             continue
         seen = first.setdefault((items[row.uid].benchmark, row.num_frames), {})
         seen.setdefault(row.uid, row)

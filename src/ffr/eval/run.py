@@ -115,6 +115,7 @@ def run_info(
         config=settings,
         frames=cfg.frames,
         seeds=cfg.asked_seeds,
+        modes=(cfg.mode,),
         benchmarks=dict(questions.info),
         versions={**base_versions(), **identity.versions},
         notes=(f"{missing} questions have no media on this machine; they count as wrong",) if missing else (),
@@ -139,11 +140,10 @@ def make_runner(
     store: RunStore,
     respond: Respond,
     *,
-    mode: str = "plain",
     on_row: Callable[[EvalRow], None] | None = None,
 ) -> Runner:
     """A runner over the questions of an open run."""
-    return Runner(cfg, questions.items, store, respond, mode=mode, rules=frame_rules(cfg), on_row=on_row)
+    return Runner(cfg, questions.items, store, respond, rules=frame_rules(cfg), on_row=on_row)
 
 
 def finish(store: RunStore) -> RunInfo:

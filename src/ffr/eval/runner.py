@@ -46,6 +46,8 @@ class Asked:
     item: Item
     observation: Observation
     video_sha256: str = ""
+    views: Mapping[int, Observation] = field(default_factory=dict[int, Observation])
+    """By number of frames, fewest first: the rungs of an option's ladder, `observation` last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Answer:
 
     reply: Reply
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    observation: Observation | None = None
+    """The view that the reply was given to, where it is another than `Asked.observation`."""
 
 
 class Respond(Protocol):
@@ -112,7 +116,6 @@ class Runner:
         items: The questions, in order.
         store: Where rows go; what it has already is not asked again.
         respond: Who answers (`plain(answerer)`).
-        mode: Name of the way of answering, on every row.
         rules: Frame rule by benchmark; uniform where none is given.
         on_row: Called after each row is on disk.
 
@@ -127,14 +130,13 @@ class Runner:
         store: RunStore,
         respond: Respond,
         *,
-        mode: str = "plain",
         rules: Mapping[str, FrameRule] | None = None,
         on_row: Callable[[EvalRow], None] | None = None,
     ) -> None:
         self.cfg = cfg
         self.items = tuple(items)
         self.store = store
-        self.mode = mode
+        self.mode = cfg.mode
         self.counters: Counter[str] = Counter()
         """Rows written by this call: `rows`, `errors`, `error/<status>`, `note/<note>`."""
         self._respond = respond
@@ -143,7 +145,7 @@ class Runner:
         self._observe = cfg.observe
         self._clips = ClipLoader(
             self._observe,
-            cfg.frames,
+            sorted({rung for num in cfg.frames for rung in cfg.ladder(num)}),
             workers=cfg.workers,
             limits=DecodeLimits(isolate=cfg.isolate),
             held=max(8, 2 * cfg.batch_size),
@@ -245,8 +247,11 @@ class Runner:
                 failed.append(self._row(item, num, seed, error=clip))
                 continue
             official = item.official_prompt if self.cfg.prompt == "official" else ""
-            obs = make_observation(item.sample, clip.by_num[num], self._observe, official)
-            asked.append(Asked(item, obs, clip.video_sha256))
+            views = {
+                rung: make_observation(item.sample, clip.by_num[rung], self._observe, official)
+                for rung in self.cfg.ladder(num)
+            }
+            asked.append(Asked(item, views[num], clip.video_sha256, views))
         self._write(failed)
         if all(self.store.done((one.item.uid, num, seed, self.mode)) for one in asked):
             return
@@ -258,6 +263,9 @@ class Runner:
     async def _responses(self, asked: Sequence[Asked], generation: Generation) -> list[Answer]:
         try:
             answers = await self._respond(asked, generation)
+        except ModelGoneError as error:
+            self._gone = error
+            return [Answer(Reply.failed("model", error))] * len(asked)
         except Exception as error:
             log.warning("the model raised %s: %s", type(error).__name__, error)
             return [Answer(Reply.failed("model", f"{type(error).__name__}: {error}"))] * len(asked)
@@ -267,7 +275,7 @@ class Runner:
         return answers
 
     def _answered(self, one: Asked, answer: Answer, num: int, seed: int) -> EvalRow:
-        reply, obs = answer.reply, one.observation
+        reply, obs = answer.reply, answer.observation or one.observation
         raw, cut = kept_text(reply.text)
         reasoning, _ = kept_text(reply.reasoning)
         size = obs.frames[0] if obs.frames else None

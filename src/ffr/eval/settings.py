@@ -18,6 +18,61 @@ from ffr.observe import template_version
 PromptProfile = Literal["video_r1", "brief", "official"]
 
 
+OptionMode = Literal["vote", "sparse_to_dense", "repair"]
+
+
+class OptionConfig(Section):
+    """A test-time option: more samples, more frames or a teacher's help for each question.
+
+    Its rows have its mode, and its numbers a table of their own: they are no plain accuracy.
+
+    Example:
+        >>> OptionConfig(mode="vote").votes
+        5
+    """
+
+    mode: OptionMode
+    votes: int = Field(default=5, ge=2, le=64)
+    """Answers that are sampled for each question, and for each number of frames or view of it."""
+    rising: bool = False
+    """Each further vote is drawn 0.15 hotter and from a nucleus 0.05 wider, up to 0.95 (Video-RTS)."""
+    start_frames: PositiveInt = 4
+    """`sparse_to_dense`: frames of the first votes; twice as many while they disagree."""
+    teacher: str = ""
+    """`repair`: who gives patches, with all that shapes them (`Teacher.name`)."""
+    visual: Literal["none", "pointers", "frames"] = "pointers"
+    """`repair`: what of a patch's visual context the student is shown."""
+    max_teacher_calls: PositiveInt | None = None
+    """`repair`: patches that the whole run may ask for."""
+    settings: str = ""
+    """`repair`: short hash of the gate's and the teacher's further settings."""
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide an output, by name; those of other modes are left out."""
+        names = {
+            "vote": (),
+            "sparse_to_dense": ("start_frames",),
+            "repair": ("teacher", "visual", "max_teacher_calls", "settings"),
+        }[self.mode]
+        return {name: getattr(self, name) for name in ("mode", "votes", "rising", *names)}
+
+    def ladder(self, num: int) -> tuple[int, ...]:
+        """Numbers of frames that a question is shown with, fewest first, `num` last.
+
+        Example:
+            >>> OptionConfig(mode="sparse_to_dense", start_frames=4).ladder(20)
+            (4, 8, 16, 20)
+        """
+        if self.mode != "sparse_to_dense":
+            return (num,)
+        rungs: list[int] = []
+        frames = self.start_frames
+        while frames < num:
+            rungs.append(frames)
+            frames *= 2
+        return (*rungs, num)
+
+
 class EvalConfig(Section):
     """One evaluation run.
 
@@ -60,6 +115,8 @@ class EvalConfig(Section):
     """Decode each clip in a process that can be killed: for files nobody vouches for."""
     cache_dir: Path | None = None
     """Frame cache, shared with training."""
+    option: OptionConfig | None = None
+    """A test-time option around the model; none for plain accuracy."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvalConfig:
@@ -73,9 +130,23 @@ class EvalConfig(Section):
             raise ValueError(
                 f"max_frame_px {self.max_frame_px} is less than one tile of {self.size_factor_px} px squared"
             )
+        if self.option is not None and self.temperature == 0.0:
+            raise ValueError(
+                f"{self.option.mode} needs answers that differ: give a temperature above 0 (Video-RTS: "
+                "temperature 0.8, top_p 0.7, rising)"
+            )
         if self.isolate and self.frame_rule != "uniform":
             raise ValueError("isolate works with frame_rule 'uniform' only")
         return self
+
+    @property
+    def mode(self) -> str:
+        """Of the rows: `plain`, or the option's."""
+        return self.option.mode if self.option else "plain"
+
+    def ladder(self, num: int) -> tuple[int, ...]:
+        """Numbers of frames that a question of a row with `num` frames is shown with."""
+        return self.option.ladder(num) if self.option else (num,)
 
     @property
     def greedy(self) -> bool:
@@ -131,6 +202,7 @@ def output_settings(cfg: EvalConfig, identity: ModelIdentity, *, engine: str) ->
         "top_p": cfg.top_p,
         "max_tokens": cfg.max_tokens,
         "batch_size": cfg.batch_size,
+        **({f"option_{name}": value for name, value in cfg.option.decisive().items()} if cfg.option else {}),
     }
 
 
