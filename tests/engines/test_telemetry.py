@@ -104,10 +104,15 @@ def test_a_timed_sampler_is_the_sampler() -> None:
         async def sample(self, observations, *, num, source="policy"):
             return [[clock.current, source]] * num
 
+        async def sample_one(self, obs, *, source, stream):
+            return clock.current, stream
+
     clock = Clock()
     timed = TimedSampler(Sampler(), clock)
     assert timed.lock_step
     assert asyncio.run(timed.sample([], num=2, source="repaired")) == [["generate", "repaired"]] * 2
+    assert asyncio.run(timed.sample_one(None, source="policy", stream=3)) == ("generate", 3)
+    assert not hasattr(timed, "sample_none") and clock.current == "other"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ the outer one and the phases of a step add up to its duration. That also holds w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ class Clock:
     ) -> None:
         self.synchronize = synchronize
         self._now = now
+        self._lock = threading.RLock()  # rollouts may be sampled on an event loop's thread
         self._open: list[tuple[object, str]] = []
         self._base = "other"
         self._mark: float | None = None
@@ -73,23 +75,27 @@ class Clock:
 
     def enter(self, name: str, token: object) -> None:
         """Begins a phase that `leave` with the same token ends; `phase` where a block can be written."""
-        self._turn()
-        self._open.append((token, name))
+        with self._lock:
+            self._turn()
+            self._open.append((token, name))
 
     def leave(self, token: object) -> None:
         """Ends the phase of a token; phases of other tokens stay open."""
-        self._turn()
-        self._open = [entry for entry in self._open if entry[0] is not token]
+        with self._lock:
+            self._turn()
+            self._open = [entry for entry in self._open if entry[0] is not token]
 
     def base(self, name: str) -> None:
         """Time outside all phases belongs to `name` from now on."""
-        self._turn()
-        self._base = name
+        with self._lock:
+            self._turn()
+            self._base = name
 
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call; starts anew."""
-        self._turn()
-        taken, self._seconds = self._seconds, Counter()
+        with self._lock:
+            self._turn()
+            taken, self._seconds = self._seconds, Counter()
         return {name: seconds for name, seconds in taken.items() if seconds}
 
     def _turn(self) -> None:
@@ -125,4 +131,12 @@ class TimedSampler:
             return await self._sampler.sample(observations, num=num, source=source)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sampler, name)
+        found = getattr(self._sampler, name)
+        if name != "sample_one":
+            return found
+
+        async def sample_one(*args: Any, **kwargs: Any) -> Rollout:
+            with self._clock.phase("generate"):
+                return await found(*args, **kwargs)
+
+        return sample_one
