@@ -70,3 +70,14 @@ def run_blocking(coro: Coroutine[Any, Any, T], timeout_s: float | None = None) -
     except BaseException:
         future.cancel()
         raise
+
+
+async def on_private_loop(coro: Coroutine[Any, Any, T]) -> T:
+    """Await `coro` on the private event loop, from whichever loop runs here.
+
+    What it opens (connections, semaphores) then outlives the loop of the caller.
+    """
+    owner = _loop_thread()
+    if asyncio.get_running_loop() is owner.loop:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, owner.loop))

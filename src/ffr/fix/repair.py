@@ -154,8 +154,12 @@ class RepairFlow:
             results[leader] if at == leader else self._shared(results[leader])
             for at, leader in enumerate(leaders)
         ]
-        self._desk.check_teacher()
+        self._end_step()
         return proposals
+
+    def _end_step(self) -> None:
+        """Stops a run that goes on without the help it was promised."""
+        self._desk.check_teacher()
 
     async def propose(self, sample: Sample, rollout: Rollout) -> Proposal:
         """Diagnosis, leak gate and, for a leaking patch, one re-ask that names only the layers.
