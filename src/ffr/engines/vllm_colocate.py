@@ -39,7 +39,7 @@ class VllmColocateSampler:
         seed: start of the random streams until `reseed`.
 
     Example:
-        >>> sampler = VllmColocateSampler(llm, SamplingParams, model, encoder, find=cfg.find)  # doctest: +SKIP
+        >>> sampler = VllmColocateSampler(llm, SamplingParams, model, encoder, find=find)  # doctest: +SKIP
     """
 
     remote = True

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
@@ -34,7 +34,9 @@ from ffr.engines.encode import Encoder
 from ffr.engines.hf import banned_tokens, stop_ids
 from ffr.engines.vllm_wire import MIN_VERSION, Request, build_request, read_reply, version_words
 from ffr.find import SamplerError
+from ffr.fix.background import on_private_loop
 from ffr.fix.faults import TeacherFault, status_fault
+from ffr.fix.overlap import gather_or_cancel
 from ffr.fix.teacher import FailureKind
 from ffr.types import Observation, Rollout
 
@@ -45,18 +47,6 @@ MAX_KEPT_REQUESTS: Final = 64
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
 START_HINT: Final = "start one (configs/ffr_qwen2_5vl_7b.toml shows how) or correct train.vllm.base_urls"
-
-
-class SingleSampler(Protocol):
-    """A sampler that takes one rollout at a time, any number of them at once.
-
-    Example:
-        >>> rollout = await sampler.sample_one(obs, source="policy", stream=3)  # doctest: +SKIP
-    """
-
-    async def sample_one(self, obs: Observation, *, source: str, stream: int) -> Rollout:
-        """One rollout; the view, `source` and `stream` name its randomness."""
-        ...
 
 
 class VllmServerSampler:
@@ -122,14 +112,17 @@ class VllmServerSampler:
             SamplerError: no server, another prompt there than here, or a reply that is no rollout.
             EncodeError: an observation cannot be shown to this model.
         """
-        tasks: list[asyncio.Task[Rollout]] = []
+        asked: list[tuple[Observation, int]] = []
         for obs in observations:
             for _ in range(num):
                 name = (obs.view_id, source)
-                stream, self._drawn[name] = self._drawn[name], self._drawn[name] + 1
-                tasks.append(asyncio.create_task(self.sample_one(obs, source=source, stream=stream)))
-        rollouts = await gather_or_cancel(tasks)
+                asked.append((obs, self._drawn[name]))
+                self._drawn[name] += 1
+        rollouts = await on_private_loop(self._sample_all(asked, source))
         return [rollouts[at : at + num] for at in range(0, len(rollouts), num)]
+
+    async def _sample_all(self, asked: Sequence[tuple[Observation, int]], source: str) -> list[Rollout]:
+        return await gather_or_cancel([self.sample_one(obs, source=source, stream=k) for obs, k in asked])
 
     async def sample_one(self, obs: Observation, *, source: str, stream: int) -> Rollout:
         """One rollout of one observation.
@@ -286,17 +279,6 @@ class _Net:
                 said = bytes(content[:2000]).decode("utf-8", "replace")
                 raise status_fault(response.status_code, response.headers, said)
             return bytes(content)
-
-
-async def gather_or_cancel(tasks: Sequence[asyncio.Task[Any]]) -> list[Any]:
-    """Results of all tasks; the first error ends the others and is raised as it is."""
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def stream_seed(parts: Sequence[int], view_id: str, source: str, stream: int) -> int:

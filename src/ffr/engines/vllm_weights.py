@@ -6,19 +6,32 @@ them directly. Both need CUDA and vLLM on this machine, so they stand behind one
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
-
 
 class WeightsError(RuntimeError):
     """The sampler could not be given the student's weights; the message says what to change."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One tensor of the student, under the name that vLLM maps.
+
+    Example:
+        >>> Weight("lm_head.weight", (8, 4), lambda: torch.zeros(8, 4)).shape
+        (8, 4)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    value: Callable[[], Tensor]
+    """Makes the tensor, adapters added: all of them at once would be a second copy of the student."""
 
 
 class WeightSink(Protocol):
@@ -26,11 +39,11 @@ class WeightSink(Protocol):
 
     Example:
         >>> class Kept:
-        ...     def push(self, named):
-        ...         self.weights = dict(named)
+        ...     def push(self, weights):
+        ...         self.weights = {weight.name: weight.value() for weight in weights}
     """
 
-    def push(self, named: Sequence[tuple[str, Tensor]]) -> None:
+    def push(self, weights: Sequence[Weight]) -> None:
         """Replaces the sampler's weights, and drops every state that it computed with the old ones."""
         ...
 
@@ -80,13 +93,13 @@ class ServerWeights:
         self._clients = clients
         self._dtype = dtype
 
-    def push(self, named: Sequence[tuple[str, Tensor]]) -> None:
+    def push(self, weights: Sequence[Weight]) -> None:
         """Announces the tensors, broadcasts them in order, and empties the servers' prefix caches."""
         word = str(self._dtype).removeprefix("torch.")
-        metadata = [(name, word, list(weight.shape)) for name, weight in named]
+        metadata = [(weight.name, word, list(weight.shape)) for weight in weights]
         for client in self._clients:
-            # One after the other: a second copy of all weights would not fit.
-            client.update_named_params(metadata, ((name, w.to(self._dtype)) for name, w in named))
+            tensors = ((weight.name, weight.value().to(self._dtype).contiguous()) for weight in weights)
+            client.update_named_params(metadata, tensors)
             client.reset_prefix_cache()
 
 
@@ -97,16 +110,16 @@ class EngineWeights:
         llm: a `vllm.LLM`.
 
     Example:
-        >>> EngineWeights(sampler.llm).push(named)  # doctest: +SKIP
+        >>> EngineWeights(sampler.llm).push(served_weights(model))  # doctest: +SKIP
     """
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
 
-    def push(self, named: Sequence[tuple[str, Tensor]]) -> None:
+    def push(self, weights: Sequence[Weight]) -> None:
         """Loads the tensors into the engine's model, and empties its prefix cache."""
         runner = self._llm.llm_engine.model_executor.driver_worker.model_runner
-        runner.model.load_weights(iter(named))
+        runner.model.load_weights((weight.name, weight.value()) for weight in weights)
         self._llm.reset_prefix_cache()
 
 
@@ -115,32 +128,41 @@ def root_of(base_url: str) -> str:
     return base_url.rstrip("/").removesuffix("/v1")
 
 
-@contextmanager
-def served_weights(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """The weights of a whole student under the names that vLLM maps, adapters merged meanwhile.
+def served_weights(model: nn.Module) -> list[Weight]:
+    """The weights of a whole student as vLLM takes them: adapters added, a tied weight once.
+
+    The student itself is not touched: merging adapters into bfloat16 weights and taking them out again
+    would move the weights a little each time.
 
     Args:
         model: the student, gathered if it is sharded; data-parallel wrappers are looked through.
-
-    Yields:
-        (name, tensor) pairs, the tensors those of the student; a tied weight once.
     """
     inner: Any = model
     while hasattr(inner, "module") and isinstance(inner.module, nn.Module):
         inner = inner.module
-    adapters = hasattr(inner, "merge_adapter")
-    if adapters:
-        inner.merge_adapter()
-    try:
-        yield [(name, weight.detach()) for name, weight in _named(inner, adapters)]
-    finally:
-        if adapters:
-            inner.unmerge_adapter()
+    if not hasattr(inner, "get_base_model"):
+        return [Weight(n, tuple(p.shape), partial(_plain, p)) for n, p in inner.named_parameters()]
+    out: list[Weight] = []
+    for name, parameter in inner.named_parameters():
+        if inner.prefix in name or "original_module" in name:
+            continue
+        clean = name.removeprefix("base_model.model.").replace("modules_to_save.default.", "")
+        value: Callable[[], Tensor] = partial(_plain, parameter)
+        if clean.endswith(".base_layer.weight"):
+            layer = inner.get_submodule(name.removesuffix(".base_layer.weight"))
+            value = partial(_merged, layer, parameter)
+        out.append(Weight(clean.replace(".base_layer", ""), tuple(parameter.shape), value))
+    return out
 
 
-def _named(model: Any, adapters: bool) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        clean = name.removeprefix("base_model.model.").replace(".base_layer", "")
-        clean = clean.replace("modules_to_save.default.", "")
-        if not (adapters and (model.prefix in clean or "original_module" in clean)):
-            yield clean, parameter
+def _plain(parameter: Tensor) -> Tensor:
+    return parameter.detach()
+
+
+@torch.no_grad()
+def _merged(layer: Any, parameter: Tensor) -> Tensor:
+    merged = parameter.detach().float()
+    for adapter in layer.active_adapters:
+        if adapter in layer.lora_A:
+            merged = merged + layer.get_delta_weight(adapter).float()
+    return merged.to(parameter.dtype)

@@ -7,18 +7,23 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from ffr.algorithms import Algorithm, GroupScore
 from ffr.config import Config
 from ffr.engines.clock import Clock
+from ffr.engines.trl.overlap import Overlap, SingleSampler
 from ffr.engines.trl.watch import Watch
 from ffr.find import Sampler, thresholds_from, verify
-from ffr.fix import RepairFlow
+from ffr.fix import RepairFlow, run_blocking
+from ffr.fix.overlap import OverlapFlow
 from ffr.observe import MediaError, observe
 from ffr.reason import choose
 from ffr.types import Observation, Repair, RepairStatus, Rollout, RolloutGroup, Sample, Verdict
 
 log = logging.getLogger(__name__)
+Stages = tuple[list[list[Rollout]], list[list[Verdict]], list[list[Repair | None]]]
+"""First passes, their verdicts and their repairs, by question."""
 _CACHE_BYTES = 512 * 2**20
 
 
@@ -92,6 +97,8 @@ class GroupFlow:
         repairs: who repairs; None for plain GRPO (the caller has said so, loudly).
         watch: told when this rank begins to repair.
         clock: told where the time goes; its own if None.
+        overlap: `sampler` takes single rollouts and `repairs` is an `OverlapFlow`: no rollout waits for
+            another one. What the clock calls `fix` is then the time after the last first pass.
     """
 
     def __init__(
@@ -104,7 +111,10 @@ class GroupFlow:
         repairs: RepairFlow | None,
         watch: Watch | None = None,
         clock: Clock | None = None,
+        overlap: bool = False,
     ) -> None:
+        if overlap and repairs is not None and not isinstance(repairs, OverlapFlow):
+            raise TypeError(f"overlapping repairs need an OverlapFlow, not {type(repairs).__name__}")
         self.clock = clock or Clock()
         self._samples = samples
         self._cfg = cfg
@@ -112,6 +122,7 @@ class GroupFlow:
         self._algorithm = algorithm
         self._repairs = repairs
         self._watch = watch
+        self._overlap = overlap
         self._views = Views(samples, cfg)
         self._thresholds = thresholds_from(cfg.find)
         self._warned: set[str] = set()
@@ -136,6 +147,21 @@ class GroupFlow:
         """
         with self.clock.phase("observe"):
             views = [self._observe(index) for index in indices]
+        before = Counter(self._repairs.counters) if self._repairs else Counter[str]()
+        stages = self._overlapped if self._overlap else self._in_step
+        firsts, verdicts, repairs = stages(indices, views, training=training)
+        gained = Counter(self._repairs.counters) - before if self._repairs else before
+        with self.clock.phase("score"):
+            questions = tuple(
+                self._question(index, views[k], firsts[k], verdicts[k], repairs[k])
+                for k, index in enumerate(indices)
+            )
+        return FlowResult(questions, gained)
+
+    def _in_step(
+        self, indices: Sequence[int], views: Sequence[Observation | str], *, training: bool
+    ) -> Stages:
+        """All first passes, then all diagnoses, then all second tries."""
         shown = [view for view in views if isinstance(view, Observation)]
         with self.clock.phase("generate"):
             size = self._cfg.find.group_size
@@ -146,18 +172,40 @@ class GroupFlow:
                 [self._verify(index, rollout) for rollout in first]
                 for index, first in zip(indices, firsts, strict=True)
             ]
-        before = Counter(self._repairs.counters) if self._repairs else Counter[str]()
         if self._watch is not None:
             self._watch.enter("fix")
         with self.clock.phase("fix"):
-            repairs = self._repair(indices, firsts, verdicts, training=training)
-        gained = Counter(self._repairs.counters) - before if self._repairs else before
-        with self.clock.phase("score"):
-            questions = tuple(
-                self._question(index, views[k], firsts[k], verdicts[k], repairs[k])
-                for k, index in enumerate(indices)
-            )
-        return FlowResult(questions, gained)
+            return firsts, verdicts, self._repair(indices, firsts, verdicts, training=training)
+
+    def _overlapped(
+        self, indices: Sequence[int], views: Sequence[Observation | str], *, training: bool
+    ) -> Stages:
+        """Every rollout through all stages on its own."""
+        places = [k for k, view in enumerate(views) if isinstance(view, Observation)]
+        repairing = training and self._algorithm.repairs
+        flow = self._repairs if repairing and isinstance(self._repairs, OverlapFlow) else None
+        find, token = self._cfg.find, object()
+
+        def judge(sample: Sample, rollout: Rollout) -> Verdict:
+            return verify(sample, rollout.text, profile=find.profile, thresholds=self._thresholds)
+
+        def sampled() -> None:
+            self.clock.enter("fix", token)
+            if self._watch is not None:
+                self._watch.enter("fix")
+
+        overlap = Overlap(cast(SingleSampler, self._sampler), judge, flow, group_size=find.group_size)
+        questions = [(self._samples[indices[k]], cast(Observation, views[k])) for k in places]
+        with self.clock.phase("generate"):
+            try:
+                groups = dict(zip(places, run_blocking(overlap.run(questions, sampled)), strict=True))
+            finally:
+                self.clock.leave(token)
+        firsts = [groups[k].first_G if k in groups else [] for k in range(len(views))]
+        verdicts = [groups[k].verdicts_G if k in groups else [] for k in range(len(views))]
+        if repairing and self._repairs is None:
+            return firsts, verdicts, self._repair(indices, firsts, verdicts, training=training)
+        return firsts, verdicts, [groups[k].repairs_G if k in groups else [] for k in range(len(views))]
 
     def _observe(self, index: int) -> Observation | str:
         try:

@@ -24,7 +24,7 @@ _ROLLOUT_SUMS = (
 )  # fmt: skip
 _UPDATE_SUMS = (
     "kl", "clip_fraction", "ratio_mean", "ratio_square", "policy_loss", "update_tokens", "micro_batches",
-    "mismatch", "mismatch_tokens",
+    "mismatch", "mismatch_tokens", "mismatch_cut",
 )  # fmt: skip
 SUM_NAMES: tuple[str, ...] = (
     *_ROLLOUT_SUMS,
@@ -146,6 +146,7 @@ def _agreement(sums: Mapping[str, float], peaks: Mapping[str, float]) -> dict[st
     if tokens := sums["mismatch_tokens"]:
         out["sampler/logprob_mismatch"] = sums["mismatch"] / tokens
         out["sampler/logprob_mismatch_max"] = peaks["mismatch"]
+        out["sampler/cut_share"] = sums["mismatch_cut"] / tokens
     return out
 
 

@@ -16,16 +16,18 @@ from ffr.algorithms import Algorithm, make_algorithm
 from ffr.config import Config
 from ffr.engines.clock import Clock, TimedSampler
 from ffr.engines.encode import Encoder
-from ffr.engines.hf import HFSampler
 from ffr.engines.prefix import ROUND_BYTES
 from ffr.engines.trl import checkpoint as checkpoints
 from ffr.engines.trl import ranks, setup, shards
 from ffr.engines.trl.export import export_student
 from ffr.engines.trl.flow import GroupFlow
+from ffr.engines.trl.rollouts import make_sampler
 from ffr.engines.trl.setup import EngineConfigError, Sink, TrainResult
 from ffr.engines.trl.watch import Watch
+from ffr.engines.vllm_server import VllmServerSampler
 from ffr.fix import NoTeacherError, RepairFlow, Teacher
 from ffr.fix.cache import Journal
+from ffr.fix.overlap import OverlapFlow
 from ffr.observe import check_clips
 from ffr.types import Sample
 
@@ -128,14 +130,23 @@ def _build(
     model, processor = setup.load_student(cfg, sharded=sharded)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
     room = ROUND_BYTES if algorithm.repairs and teacher is not None else 0
-    sampler = HFSampler(model, encoder, find=cfg.find, seed=cfg.train.seed, prefix_bytes=room)
+    sampler, weights = make_sampler(cfg, model, encoder, prefix_bytes=room)
+    overlap = isinstance(sampler, VllmServerSampler) and cfg.train.vllm.overlap
     clock = Clock()
     timed, repairs, journal = TimedSampler(sampler, clock), None, None
     if algorithm.repairs and teacher is not None:
         journal = Journal(cfg.report.output_dir / "teacher.sqlite")
-        repairs = RepairFlow(teacher=teacher, sampler=timed, fix=cfg.fix, find=cfg.find, journal=journal)
+        kind = OverlapFlow if overlap else RepairFlow
+        repairs = kind(teacher=teacher, sampler=timed, fix=cfg.fix, find=cfg.find, journal=journal)
     flow = GroupFlow(
-        samples, cfg, sampler=timed, algorithm=algorithm, repairs=repairs, watch=watch, clock=clock
+        samples,
+        cfg,
+        sampler=timed,
+        algorithm=algorithm,
+        repairs=repairs,
+        watch=watch,
+        clock=clock,
+        overlap=overlap,
     )
     uids = [samples[index].uid for index in order]
     rows = Dataset.from_dict({"prompt": ["ffr"] * len(order), "index": list(order)})
@@ -148,6 +159,7 @@ def _build(
             flow=flow,
             sinks=sinks,
             watch=watch,
+            weights=weights,
             position=partial(_position, cfg, uids, args.world_size, journal),
             model=model,
             args=args,

@@ -23,12 +23,12 @@ from trl.models import unwrap_model_for_generation
 from ffr.config import Config
 from ffr.engines.batch import Batcher, unwrap
 from ffr.engines.encode import EncodedPrompt, Encoder
-from ffr.engines.hf import HFSampler
 from ffr.engines.packed import completion_logprobs, warn_unshared, why_not_shared
 from ffr.engines.trl import checkpoint as checkpoints
 from ffr.engines.trl import ranks, setup, shards
 from ffr.engines.trl.flow import FlowResult, GroupFlow, Question
 from ffr.engines.trl.metrics import SUM_NAMES, flow_sums, named_metrics
+from ffr.engines.trl.rollouts import AnySampler, WeightKeeper, correction
 from ffr.engines.trl.rows import MicroBatch, TrainRow
 from ffr.engines.trl.setup import Sink
 from ffr.engines.trl.telemetry import PEAKS, Telemetry
@@ -46,6 +46,7 @@ class FFRTrainer(GRPOTrainer):
         flow: find, fix, score.
         sinks: told about each optimiser step on the main process.
         watch: told the phase of this rank.
+        weights: keeps the weights of a sampler current that does not share `model`.
         position: where the run stands in its data after a step; written into checkpoints.
         **kwargs: of `GRPOTrainer`; the data set's rows carry `index`.
     """
@@ -54,10 +55,11 @@ class FFRTrainer(GRPOTrainer):
         self,
         *,
         cfg: Config,
-        sampler: HFSampler,
+        sampler: AnySampler,
         flow: GroupFlow,
         sinks: Sequence[Sink] = (),
         watch: Watch | None = None,
+        weights: WeightKeeper | None = None,
         position: Callable[[int], checkpoints.Position] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +74,7 @@ class FFRTrainer(GRPOTrainer):
         self.encoder: Encoder = sampler.encoder
         self.batcher: Batcher = sampler.batcher  # features of a frozen tower are kept for all passes
         self.position = position
+        self.weights = weights
         self.watch = watch or Watch(cfg.report.output_dir / "ranks")
         self.telemetry = Telemetry(cfg, flow.clock, self.accelerator.device, self.model)
         self.whole = shards.WholeCopy(self.model) if fsdp or shards.is_zero3(self) else None
@@ -181,6 +184,9 @@ class FFRTrainer(GRPOTrainer):
         old = logprobs.detach()
         if inputs.old is not None and inputs.scored is not None:
             old = torch.where(inputs.scored[:, None], inputs.old, old)
+        token_weights, cut = None, 0.0
+        if self.weights is not None and self.cfg.train.vllm.correction != "none":
+            token_weights, cut = correction(rows, old, mask * active[:, None], self.cfg.train.vllm)
         out = ffr_loss(
             logprobs,
             old,
@@ -195,6 +201,7 @@ class FFRTrainer(GRPOTrainer):
             view_treatment_B=[row.treatment for row in rows],
             shaping_gamma=reason.shaping_gamma,
             true_is_clamp=reason.true_is_clamp,
+            token_weights_BT=token_weights,
         )
         if self.model.training:
             self.telemetry.loss(logprobs, old, mask * active[:, None], rows)
@@ -202,6 +209,7 @@ class FFRTrainer(GRPOTrainer):
             for name in ("kl", "clip_fraction", "ratio_mean"):
                 self._sums[name] += float(out.metrics[name]) * weight  # type: ignore[assignment]
             self._sums["update_tokens"] += weight  # type: ignore[assignment]
+            self._sums["mismatch_cut"] += cut  # type: ignore[assignment]
         return out.loss
 
     def _logprobs(
@@ -239,6 +247,10 @@ class FFRTrainer(GRPOTrainer):
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             )
         else:
+            scope = nullcontext(self.model)
+        if self.weights is not None:  # the sampler is elsewhere: gathered weights are held to be sent only
+            with scope as model:
+                self.weights.send(self.accelerator, model, self.state.global_step)
             scope = nullcontext(self.model)
         with scope as model, self.accelerator.autocast():
             self.sampler.model = model
