@@ -340,6 +340,7 @@ class _Reader:
     deadline: _Deadline
 
     def frames_from(self, key: int) -> Iterator[Any]:
+        """Frames in display order; none when thrift could cost one of them a field."""
         self.container.seek(key, stream=self.stream, backward=True)
         if self.needed is None:
             yield from self.container.decode(self.stream)

@@ -129,8 +129,7 @@ def _build(
     sharded = deepspeed or shards.fsdp_is_wanted()
     model, processor = setup.load_student(cfg, sharded=sharded)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
-    room = ROUND_BYTES if algorithm.repairs and teacher is not None else 0
-    sampler, weights = make_sampler(cfg, model, encoder, prefix_bytes=room)
+    sampler, weights = make_sampler(cfg, model, encoder, prefix_bytes=ROUND_BYTES if teacher else 0)
     overlap = isinstance(sampler, VllmServerSampler) and cfg.train.vllm.overlap
     clock = Clock()
     timed, repairs, journal = TimedSampler(sampler, clock), None, None
