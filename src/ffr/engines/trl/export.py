@@ -32,7 +32,10 @@ def export_student(trainer: Any, student: Path) -> None:
 
 def _write(trainer: Any, model: Any, student: Path) -> None:
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.to(getattr(torch, trainer.cfg.model.dtype)).save_pretrained(student)
+    for parameter in merged.parameters():
+        # The weights alone: rotary frequencies stay in float32, as in a model that is loaded.
+        parameter.data = parameter.data.to(getattr(torch, trainer.cfg.model.dtype))
+    merged.save_pretrained(student)
     save_processor(trainer.processing_class, student)
 
 
