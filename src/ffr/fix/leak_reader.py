@@ -32,6 +32,8 @@ _KINDS: Final = ("numeric", "polar", "ordered", "causal", "listed", "binary")
 _NUMBER = re.compile(r"^\d")
 _BOTH: Final = "temporal_markers+guidance"
 _OWN_CLASS: Final = frozenset({"EQUAL", "OTHER", "GOLD", "OPTION", "NUMBER", "AMOUNT"})
+_UNREADABLE: Final = ("rules:", "clauses:", "order:")
+"""Signs about the patch as a whole that are no reason."""
 _NEGATIONS: Final = frozenset("not no never none nobody nothing neither nor without".split())
 _CLASSES: Final = (
     ("VIEW", ("viewing",)),
@@ -66,8 +68,9 @@ class Reader:
         return self.bias + sum(self.weights.get(sign, 0.0) for sign in sorted(signs))
 
     def strongest(self, signs: Iterable[str], num: int = 3) -> list[str]:
-        """The signs that speak most for a leak, strongest first."""
-        known = [(self.weights.get(sign, 0.0), sign) for sign in signs]
+        """The signs that speak most for a leak and that a person can read, strongest first."""
+        readable = [sign for sign in signs if not sign.startswith(_UNREADABLE)]
+        known = [(self.weights.get(sign, 0.0), sign) for sign in readable]
         return [sign for weight, sign in sorted(known, reverse=True)[:num] if weight > 0]
 
 
