@@ -11,8 +11,8 @@ import torch
 
 from ffr.algorithms import make_algorithm
 from ffr.engines.trl import flow as flow_module
+from ffr.engines.trl import ranks, setup
 from ffr.engines.trl import run as train_module
-from ffr.engines.trl import setup
 from ffr.reason import ffr_loss, group_advantages
 from ffr.types import RepairStatus
 
@@ -393,3 +393,50 @@ def test_bfloat16_computes_on_float32_weights(build) -> None:
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert trainer.last_metrics["train/grad_norm"] > 0
     assert trainer.last_metrics["train/kl"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_every_rank_makes_the_same_passes(build) -> None:
+    """A micro-batch that shows nothing, of a rank whose clip was lost, while others see clips and images."""
+    trainer = build(train={"algorithm": "grpo", "micro_batch_size": 4})
+    lost = trainer._rows(flow_module.Question(0, trainer.flow._samples[0], failure="missing"))
+    need = ranks.Chunk(frozenset({"video", "image"}), scored=True)
+    micro = trainer._micro(lost, need, 32.0)
+    assert [row.active for row in micro.rows] == [False] * 5 and trainer._needs(
+        micro.rows
+    ).kinds == need.kinds
+    assert micro.old is not None and not bool(micro.scored.any())
+    loss = trainer._compute_loss(trainer.model, micro)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    grads = {name: p.grad for name, p in trainer.model.named_parameters()}
+    assert all(grad is not None and float(grad.abs().max()) == 0.0 for grad in grads.values())
+    alone = trainer._micro(lost, ranks.Chunk(), 32.0)
+    assert len(alone.rows) == 4 and alone.old is None
+
+
+def test_frozen_tower_and_reference_stay_where_they_were(build, checkpoint: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    start = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+    trainer = build(
+        teacher=tiny.FakeTeacher(),
+        optim="sgd",
+        model={"freeze_vision": True},
+        train={"algorithm": "ffr", "learning_rate": 0.1},
+    )
+    trainer.train()
+    moved = {n for n, value in trainer.model.state_dict().items() if not torch.equal(value, start[n])}
+    assert "lm_head.weight" in moved and not any("visual" in name for name in moved)
+    assert not any(p.requires_grad for p in trainer.ref_model.parameters())
+    assert all(torch.equal(value, start[n]) for n, value in trainer.ref_model.state_dict().items())
+
+
+def test_streams_are_a_ranks_own_only_where_a_question_comes_twice() -> None:
+    class Accelerator:
+        device, process_index = "cpu", 3
+
+        def gather(self, local: torch.Tensor) -> torch.Tensor:
+            return torch.cat([local, torch.tensor([7, 8])])
+
+    assert ranks.stream_of(Accelerator(), [5, 6]) == 0
+    assert ranks.stream_of(Accelerator(), [5, 7]) == 3
