@@ -49,3 +49,10 @@ def test_a_stream_needs_its_length(checkpoint: Path, tmp_path: Path) -> None:
     assert result.steps == 2
     with pytest.raises(EngineConfigError, match="at least 4 pairs"):
         sft(_config(checkpoint, tmp_path), PAIRS[:3])
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharded_weights_are_refused(checkpoint: Path, tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(EngineConfigError, match=r"configs/accelerate/ddp\.yaml"):
+        sft(_config(checkpoint, tmp_path), PAIRS * 12)

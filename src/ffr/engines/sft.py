@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from ffr.engines.batch import Batcher
 from ffr.engines.encode import Encoder
 from ffr.engines.hf import stop_ids
 from ffr.engines.packed import completion_logprobs
+from ffr.engines.trl.export import save_processor
 from ffr.engines.trl.setup import STUDENT, EngineConfigError, Sink, TrainResult, load_student, lora_config
 from ffr.types import Observation
 
@@ -49,13 +51,15 @@ def sft(
         `TrainResult`; the student is written as a Hugging Face directory.
 
     Raises:
-        EngineConfigError: the length of the run is not known, or the pairs ran out at the start.
+        EngineConfigError: the length of the run is not known, the pairs ran out at the start, or the
+            launcher asks for sharded weights.
         EncodeError: a pair cannot be shown to the student.
     """
     from accelerate import Accelerator
 
     steps = _length(cfg, pairs, total_steps)
     precision = "bf16" if cfg.model.dtype == "bfloat16" else "no"
+    _check_launch()
     accelerator = Accelerator(cpu=cfg.train.cpu, mixed_precision=precision)
     torch.manual_seed(cfg.train.seed)
     if model is None:
@@ -81,6 +85,15 @@ def sft(
     if not step:
         raise EngineConfigError(f"sft needs at least {cfg.train.questions_per_step} pairs for one step")
     return _finish(cfg, accelerator, model, processor, sinks, step, metrics)
+
+
+def _check_launch() -> None:
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "").lower() in ("1", "true"):
+            raise EngineConfigError(
+                "train.algorithm = 'sft' keeps whole weights in each process: launch it with "
+                "configs/accelerate/ddp.yaml (and --model.lora.rank for large students)"
+            )
 
 
 def _student(cfg: Config) -> tuple[Any, Any]:
@@ -174,7 +187,7 @@ def _finish(
         if hasattr(whole, "merge_and_unload"):
             whole = whole.merge_and_unload()
         whole.save_pretrained(student)
-        processor.save_pretrained(student)
+        save_processor(processor, student)
         for sink in sinks:
             sink.finish({"steps": float(step), **metrics})
     return TrainResult(steps=step, metrics=metrics, output_dir=cfg.report.output_dir, student_dir=student)
