@@ -315,6 +315,20 @@ def test_limits_on_pictures_frames_pixels_and_bodies() -> None:
         assert refused(server, "x" * 400_001)[:2] == (413, "too_long")
 
 
+def test_bodies_in_memory_are_limited_together() -> None:
+    with running(local(Model()), max_held_bytes=100_000) as server:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 90000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+            sock.sendall(head)  # its body never comes
+            while not server._held:
+                time.sleep(0.01)
+            assert refused(server, "x" * 50_000)[:2] == (503, "busy")
+            assert ask(server, "short").choices[0].message.content == THOUGHT
+        while server._held:
+            time.sleep(0.01)
+        assert ask(server, "x" * 50_000).choices[0].message.content == THOUGHT
+
+
 def post(server: Server, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
     import http.client
 
