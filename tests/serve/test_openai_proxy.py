@@ -7,6 +7,7 @@ import base64
 import contextlib
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
