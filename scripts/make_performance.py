@@ -106,7 +106,7 @@ def targets(found: Mapping[str, Any]) -> str:
     rows: list[Cells] = []
     bounds = found["train_step"]["targets"]
     for m, run in found["train_step"]["lengths"].items():
-        what = f"training step, completions of {m}: one sequence for the group against row by row"
+        what = f"training step, completions of {m}: the group in one sequence against a padded batch"
         limit, cpu = run.get("work_limit_shared_vs_unshared"), run.get("cpu_time_shared_vs_unshared")
         if bound := bounds.get(f"shared_vs_unshared_at_{m}"):
             value = run["shared_vs_unshared"]
@@ -116,7 +116,7 @@ def targets(found: Mapping[str, Any]) -> str:
             what = f"the same, against stock TRL, {m}"
             rows.append([what, f">= {bound:g}x", times(value), times(cpu), "", held(value, bound)])
         bound, value = bounds["peak_memory_shared_of_unshared"], run["peak_memory_shared_of_unshared"]
-        what = f"the same, peak memory of it against row by row, {m}"
+        what = f"the same, peak memory of it against the padded batch, {m}"
         rows.append([what, f"<= {bound:g}x", times(value), "", "", held(value, bound, at_most=True)])
     group, bound = found["rollout"]["tasks"]["group"], found["rollout"]["targets"]["prefill_vs_transformers"]
     key = "prefill_vs_transformers"
