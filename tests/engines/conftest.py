@@ -14,7 +14,7 @@ import torch
 torch.set_num_threads(1)
 
 _HERE = Path(__file__).parent
-for _name in ("tiny", "launch"):
+for _name in ("tiny", "launch", "fake_vllm"):
     # The suite runs in importlib mode, where neighbouring helper files are not importable by name.
     if _name not in sys.modules:
         _spec = importlib.util.spec_from_file_location(_name, _HERE / f"{_name}.py")
