@@ -15,8 +15,10 @@ from ffr.config import ObserveConfig
 from ffr.observe import cache
 from ffr.observe.cache import CachedClip
 from ffr.observe.errors import MediaError
-from ffr.observe.folder import folder_fps, index_folder, read_folder
+from ffr.observe.folder import FOLDER_FPS, index_folder, read_folder
+from ffr.observe.folder import folder_fps as fps_of
 from ffr.observe.frames import UNIFORM, FrameRule, Pixels, fit_size, make_frame, resize
+from ffr.observe.pool import POOL
 from ffr.observe.video import DEFAULT_LIMITS, ClipIndex, DecodeLimits, check_file, decode_frames, index_video
 from ffr.observe.worker import decode_isolated
 from ffr.types import Frame, Sample
@@ -122,7 +124,7 @@ def decode_clips(
     if not path.is_dir() and is_image(path, sample.media_type):
         image = _image(path, cfg, limits)
         return dict.fromkeys(nums, image)
-    index = index_folder(sample) if path.is_dir() else index_video(path, limits)
+    index = index_folder(path, fps_of(sample)) if path.is_dir() else index_video(path, limits)
     first, last = _bounds(index, sample.clip_s, path)
     times = index.times_s
     fps = (len(times) - 1) / times[-1] if times[-1] > 0 else 25.0
@@ -234,7 +236,7 @@ def _entry(
         cfg.max_image_px,
         cfg.size_factor_px,
         *(() if rule is UNIFORM else (rule.name,)),
-        *((folder_fps(sample),) if sample.video.is_dir() else ()),
+        *((fps_of(sample),) if sample.video.is_dir() else ()),
     )
     return cache.cache_file(cache_dir, identity, settings)
 
@@ -256,18 +258,21 @@ def read_frames_at(
     max_px: int,
     size_factor_px: int | None = None,
     clip_s: tuple[float, float] | None = None,
+    folder_fps: float | None = None,
     limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> tuple[Frame, ...]:
     """The displayed frames nearest to some times, for the teacher's tools.
 
     Args:
-        path: A local video or image.
+        path: A local video or image, or a folder of pictures.
         times_s: Seconds from the first displayed frame of the file, in any order; times outside are
             moved to the nearest end.
         max_px: Upper limit of the area in pixels.
         size_factor_px: Side granularity; None only shrinks to `max_px`.
         clip_s: Bounds that no frame may leave, seconds (`Sample.clip_s`).
-        limits: What the file may cost.
+        folder_fps: Pictures per second of a folder (`ffr.observe.folder.folder_fps`); 3 when unset.
+        limits: What the file may cost; with `isolate` it is read in a process that is killed after
+            `timeout_s`, one of a few that are kept for further reads.
 
     Returns:
         One frame per time, in the order of `times_s` (a frame may repeat), numbered from 1. A time
@@ -276,18 +281,31 @@ def read_frames_at(
     Raises:
         MediaError: If nothing can be shown.
     """
-    if is_image(path):
+    if limits.isolate:
+        return POOL.read(
+            path,
+            times_s,
+            max_px=max_px,
+            size_factor_px=size_factor_px,
+            clip_s=clip_s,
+            folder_fps=folder_fps,
+            limits=limits,
+        )
+    if not path.is_dir() and is_image(path):
         pixels = _limited(read_image(path, limits), max_px, size_factor_px)
         return tuple(
             make_frame(pixels, number=k + 1, source_index=0, timestamp_s=0.0) for k in range(len(times_s))
         )
     if not times_s:
         return ()
-    index = index_video(path, limits)
+    index = index_folder(path, folder_fps or FOLDER_FPS) if path.is_dir() else index_video(path, limits)
     first, last = _bounds(index, clip_s, path)
     times = index.times_s
     wanted = [_nearest(times, t, first, last) for t in times_s]
-    decoded, _ = decode_frames(path, index, wanted, limits)
+    if path.is_dir():
+        decoded, _ = read_folder(path, wanted, lambda file: read_image(file, limits))
+    else:
+        decoded, _ = decode_frames(path, index, wanted, limits)
     sized = {i: _limited(pixels, max_px, size_factor_px) for i, pixels in decoded.items()}
     found = [i for i in wanted if i in sized]
     return tuple(

@@ -55,17 +55,17 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.stem)], path.name))
 
 
-def index_folder(sample: Sample) -> ClipIndex:
-    """When each picture of the sample's folder is shown.
+def index_folder(folder: Path, fps: float = FOLDER_FPS) -> ClipIndex:
+    """When each picture of a folder is shown, at `fps` pictures per second.
 
     Raises:
         MediaError: `missing` if there is no picture.
     """
-    num = len(picture_files(sample.video))
+    num = len(picture_files(folder))
     if not num:
         kinds = ", ".join(sorted(_SUFFIXES))
-        raise MediaError("missing", sample.video, f"the folder has no picture ({kinds}); fetch it again")
-    step = 1 / Fraction(folder_fps(sample)).limit_denominator(1000)
+        raise MediaError("missing", folder, f"the folder has no picture ({kinds}); fetch it again")
+    step = 1 / Fraction(fps).limit_denominator(1000)
     return ClipIndex(pts=tuple(range(num)), keys=(), time_base=step)
 
 

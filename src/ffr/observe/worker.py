@@ -2,17 +2,21 @@
 
 `DecodeLimits(isolate=True)` turns it on; the default decodes in this process, where the same limits
 hold but a decoder that never returns can't be stopped. The child gets JSON and answers with an `.npz`
-entry of the frame cache: no pickle crosses the border.
+entry of the frame cache: no pickle crosses the border. With `--serve` it stays for many reads of single
+frames, as `ffr.observe.pool` asks for them.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from ffr.config import ObserveConfig
 from ffr.observe import cache
@@ -98,6 +102,71 @@ def main() -> int:
     return 0
 
 
+ALARM_GRACE_S = 5.0
+"""How long after a job's time a process ends itself whose parent is gone or did not."""
+
+
+def serve(jobs: BinaryIO, out: BinaryIO) -> int:
+    """Read jobs, one line of JSON each; answer with a line of JSON and, if it is `ok`, raw RGB pixels.
+
+    Args:
+        jobs: Where jobs come from; the end of it ends this process.
+        out: Where replies go, and `ready` first.
+    """
+    from ffr.observe.clip import read_frames_at
+
+    _limit_memory()
+    out.write(b"ready\n")
+    out.flush()
+    for line in jobs:
+        job: dict[str, Any] = json.loads(line)
+        limits = DecodeLimits(**job["limits"])
+        _set_alarm(limits.timeout_s + ALARM_GRACE_S)
+        try:
+            frames = read_frames_at(
+                Path(job["path"]),
+                job["times_s"],
+                max_px=job["max_px"],
+                size_factor_px=job["size_factor_px"],
+                clip_s=tuple(job["clip_s"]) if job["clip_s"] else None,
+                folder_fps=job["folder_fps"],
+                limits=limits,
+            )
+        except MediaError as error:
+            out.write(json.dumps({"status": error.status, "detail": error.detail}).encode() + b"\n")
+        else:
+            head = [
+                {
+                    "height": frame.height_px,
+                    "width": frame.width_px,
+                    "source_index": frame.source_index,
+                    "timestamp_s": frame.timestamp_s,
+                }
+                for frame in frames
+            ]
+            out.write(json.dumps({"status": "ok", "frames": head}).encode() + b"\n")
+            for frame in frames:
+                assert frame.pixels is not None  # just decoded
+                out.write(frame.pixels.tobytes())
+        out.flush()
+        _set_alarm(0.0)
+    return 0
+
+
+def _set_alarm(seconds: float) -> None:
+    """The kernel ends this process after some time, also within FFmpeg's code; 0 takes the alarm back."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _serve_pipes() -> int:
+    # What a library prints must not get between the replies.
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return serve(sys.stdin.buffer, out)
+
+
 def _limit_memory() -> None:
     try:
         import resource
@@ -107,4 +176,4 @@ def _limit_memory() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(_serve_pipes() if "--serve" in sys.argv[1:] else main())
