@@ -272,6 +272,10 @@ class TeacherCost:
     num_calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated_tokens: int = 0  # Of all tokens here, those that no server reported
+    num_blind_calls: int = 0  # Requests of the blind test (`fix.leak.blind`)
+    blind_prompt_tokens: int = 0
+    blind_completion_tokens: int = 0
     num_images: int = 0
     wall_s: float = 0.0
     cached: bool = False
@@ -287,8 +291,7 @@ class Diagnosis:
     """
 
     patch: EvidencePatch | None
-    failure: str = ""
-    """Empty, or one of the failure kinds of `ffr.fix.teacher.FailureKind`."""
+    failure: str = ""  # Empty, or one of the failure kinds of `ffr.fix.teacher.FailureKind`
     detail: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     cost: TeacherCost = TeacherCost()

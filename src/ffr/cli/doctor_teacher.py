@@ -16,7 +16,8 @@ from rich.console import Console
 from ffr.cli.doctor import Check, print_checks
 from ffr.cli.errors import EXIT_FAILED, EXIT_OK
 from ffr.config import TeacherConfig
-from ffr.fix.client import ChatClient, Completion
+from ffr.fix.client import ChatClient
+from ffr.fix.completion import Completion
 from ffr.fix.faults import TeacherFault
 from ffr.fix.messages import data_uri, text_part, textual_calls
 from ffr.fix.profiles import Profile, choose_profile
@@ -24,6 +25,7 @@ from ffr.fix.tools import tool_schemas
 
 LIMIT_S: Final = 50.0
 """Wall time of all probes together."""
+REACHABLE_S: Final = 20.0
 PICTURE_PX: Final = 112
 MAX_TOKENS: Final = 256
 ANY_WORD: Final = "zq7"
@@ -123,6 +125,22 @@ async def measure(cfg: TeacherConfig, *, limit_s: float = LIMIT_S) -> Measured:
         await client.aclose()
 
 
+async def reachable(cfg: TeacherConfig, *, limit_s: float = REACHABLE_S) -> tuple[Check, ...]:
+    """The first two probes of `measure`: the model is listed, and a short text is answered.
+
+    Args:
+        cfg: Server, model and key.
+        limit_s: Wall time for both.
+    """
+    changes = {"max_retries": 0, "breaker_failures": 1_000, "attempt_timeout_s": limit_s / 2}
+    client = ChatClient(cfg.model_copy(update=changes))
+    probe = _Probe(client, choose_profile(cfg), time.monotonic() + limit_s)
+    try:
+        return (await probe.names(cfg.model), *await probe.talks())
+    finally:
+        await client.aclose()
+
+
 class _Probe:
     """The questions, each with what its answer means."""
 
@@ -155,7 +173,7 @@ class _Probe:
             Check("reply", "ok", f"{answer.text[:40]!r}"),
             Check("latency", "ok" if wall_s < 10.0 else "warn", f"{wall_s:.2f} s for a short text"),
             Check(
-                "usage", "ok" if usage else "warn", counted if usage else "not reported: costs stay unknown"
+                "usage", "ok" if usage else "warn", counted if usage else "not reported: costs are estimated"
             ),
         )
 

@@ -251,4 +251,5 @@ async def _run(run: OfflineRun, todo: Sequence[FailedRollout], teacher: Teacher)
     try:
         await run(todo)
     finally:
+        await run.aclose()
         await teacher.aclose()

@@ -76,19 +76,31 @@ class TeachProgress:
 
 
 def spent_words(counters: Mapping[str, int], cfg: Config) -> str:
-    """Calls, tokens and, where prices are known, the cost of this run.
+    """Calls, tokens and, where prices are known, the cost of this run, with what is only estimated.
 
     Example:
         >>> spent_words({"teacher_calls": 2, "prompt_tokens": 900, "completion_tokens": 80}, Config())
         '2 calls, 980 tokens'
+        >>> spent_words({"teacher_calls": 1, "prompt_tokens": 70, "estimated_tokens": 70}, Config())
+        '1 calls, 70 tokens (70 estimated: the server reports none)'
     """
     from ffr.fix.patch_file import cost_usd
 
-    prompt, completion = counters.get("prompt_tokens", 0), counters.get("completion_tokens", 0)
-    teacher = cfg.fix.teacher
-    words = f"{counters.get('teacher_calls', 0)} calls, {prompt + completion} tokens"
-    if teacher.price_prompt_per_mtok or teacher.price_completion_per_mtok:
-        words += f", ${cost_usd(prompt, completion, teacher):.4f}"
+    names = ("prompt_tokens", "completion_tokens", "blind_prompt_tokens", "blind_completion_tokens")
+    total = sum(counters.get(name, 0) for name in names)
+    words = f"{counters.get('teacher_calls', 0)} calls"
+    if counters.get("blind_tests", 0):
+        words += f", {counters['blind_tests']} blind tests"
+    words += f", {total} tokens"
+    estimated = counters.get("estimated_tokens", 0)
+    if estimated:
+        words += f" ({estimated} estimated: the server reports none)"
+    leak, teacher = cfg.fix.leak, cfg.fix.teacher
+    prices = (teacher.price_prompt_per_mtok, teacher.price_completion_per_mtok)
+    if leak.blind == "model":
+        prices += (leak.blind_price_prompt_per_mtok, leak.blind_price_completion_per_mtok)
+    if any(prices):
+        words += f", ${cost_usd(counters, cfg.fix):.4f}"
     return words
 
 
@@ -121,4 +133,9 @@ def summary_table(
     met = {name: n for name, n in sorted(counters.items()) if name.startswith(("failure/", "leak/"))}
     if met:
         lines.append("met: " + ", ".join(f"{name} {n}" for name, n in met.items()))
+    if counters.get("concurrency_halved", 0):
+        lines.append(
+            f"requests at a time: {counters['concurrency']} of {cfg.fix.teacher.concurrency} in the end, "
+            f"{counters['concurrency_lowest']} at the lowest; halved {counters['concurrency_halved']} times"
+        )
     return Group(table, *(Text(line) for line in lines))

@@ -11,7 +11,15 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from ffr.config import FixConfig
 from ffr.fix.budget import Budget
 from ffr.fix.cache import Journal, diagnosis_from_json, diagnosis_key, diagnosis_to_json
-from ffr.fix.teacher import CACHEABLE, FailureKind, Teacher, TeacherRequest, diagnose, reference_text
+from ffr.fix.teacher import (
+    CACHEABLE,
+    FailureKind,
+    Gauged,
+    Teacher,
+    TeacherRequest,
+    diagnose,
+    reference_text,
+)
 from ffr.types import Diagnosis, Rollout, Sample
 
 log = logging.getLogger(__name__)
@@ -111,14 +119,16 @@ class TeacherDesk:
             self._counters["teacher_calls"] += 1
             diagnosis = await self._call(request)
         self._counters["tool_calls"] += len(diagnosis.tool_calls)
-        for name in ("prompt_tokens", "completion_tokens"):
+        for name in ("prompt_tokens", "completion_tokens", "estimated_tokens"):
             self._counters[name] += getattr(diagnosis.cost, name)
+        if isinstance(self._teacher, Gauged):
+            self._counters.update({n: v - self._counters[n] for n, v in self._teacher.gauges.items()})
         self._counters["images"] += diagnosis.cost.num_images
         self._note(worked=diagnosis.ok)
         if diagnosis.ok:
             self._counters["teacher_ok"] += 1
         else:
-            self._counters[f"failure/{diagnosis.failure}"] += 1
+            self._count_failure(diagnosis.failure, diagnosis.detail)
         return diagnosis, ""
 
     async def _call(self, request: TeacherRequest) -> Diagnosis:
@@ -145,10 +155,15 @@ class TeacherDesk:
         self._ever_worked = self._ever_worked or worked
         self._calls_without_success = 0 if worked else self._calls_without_success + 1
 
-    def note_failure(self, kind: FailureKind) -> None:
+    def note_failure(self, kind: FailureKind, detail: str = "") -> None:
         """Count a call that was given up from outside."""
-        self._counters[f"failure/{kind}"] += 1
+        self._count_failure(kind, detail)
         self._note(worked=False)
+
+    def _count_failure(self, kind: str, detail: str) -> None:
+        self._counters[f"failure/{kind}"] += 1
+        if self._counters[f"failure/{kind}"] == 1:  # one line each: the counter tells of the others
+            log.warning("teacher %s: first failure of kind %s: %s", self._teacher.name, kind, detail or "-")
 
     def check_teacher(self) -> None:
         """Stop a run whose teacher has never worked.

@@ -12,19 +12,18 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from ffr.config import TeacherConfig
 from ffr.find import verify
 from ffr.fix.audit import AuditRow
 from ffr.fix.client import ChatClient
 from ffr.fix.faults import TeacherFault
-from ffr.observe.prompt import render_patch, render_prompt
-from ffr.types import EvidencePatch, Observation, Option, Sample
+from ffr.fix.prompting import blind_prompts
+from ffr.types import EvidencePatch, Option, Sample
 
 Ask = Callable[[str, int], Awaitable[str]]
 """Prompt and seed in, completion out; raises `TeacherFault`."""
-NO_VIDEO: Final = "The video is not available. Give your best guess from the text alone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +128,9 @@ def shuffled(sample: Sample, seed: int, *, keep: bool = False) -> Sample:
 async def _pair(
     ask: Ask, sample: Sample, patch: EvidencePatch, seed: int
 ) -> tuple[bool, bool] | TeacherFault:
-    question = render_prompt(sample, (), style="brief", state_frames=False)
-    prompt = f"{NO_VIDEO}\n\n{question}"
-    view = Observation(sample.uid, (), prompt, view_id="", prompt_style="brief")
+    alone, patched = blind_prompts(sample, patch)
     try:
-        texts = await asyncio.gather(ask(prompt, seed), ask(f"{prompt}\n{render_patch(patch, view)}", seed))
+        texts = await asyncio.gather(ask(alone, seed), ask(patched, seed))
     except TeacherFault as fault:
         return fault
     first, second = (verify(sample, text).correct for text in texts)

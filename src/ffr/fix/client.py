@@ -8,64 +8,32 @@ completion. Here every attempt has a wall-clock limit, every body a size limit, 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from ffr.config import TeacherConfig
+from ffr.fix.completion import Completion, WireCall, read_completion, read_models
 from ffr.fix.faults import CircuitBreaker, TeacherFault, status_fault
+from ffr.fix.limit import MAX_FREE_RETRIES, AdaptiveLimit, Ticket
+from ffr.fix.request import encode_request
 from ffr.fix.teacher import FailureKind
 from ffr.fix.tools import printable
+
+__all__ = ["ChatClient", "Completion", "WireCall", "read_completion"]
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-MAX_TOOL_CALLS_PER_TURN: Final = 16
-MAX_TEXT_CHARS: Final = 400_000
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class WireCall:
-    """A tool call as the server wrote it; `arguments` is still text.
-
-    Example:
-        >>> WireCall(call_id="c1", name="get_frames", arguments='{"start": 1, "end": 2}').name
-        'get_frames'
-    """
-
-    call_id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One checked reply.
-
-    Example:
-        >>> Completion(text="{}", finish="stop").tool_calls
-        ()
-    """
-
-    text: str
-    finish: str
-    tool_calls: tuple[WireCall, ...] = ()
-    refusal: str = ""
-    reasoning: str = ""
-    """Thoughts that the server keeps apart (`reasoning_content`, or `reasoning`)."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class BodyTooLarge(Exception):
@@ -126,7 +94,8 @@ class ChatClient:
         # Built here because it takes long the first time (certificates, lazy imports of the SDK): no deadline
         # should pay for it.
         self._api: openai.AsyncOpenAI | None = _new_api(cfg)
-        self._slots = asyncio.Semaphore(cfg.concurrency)
+        self.limit = AdaptiveLimit(cfg.concurrency)
+        """Requests at a time; it follows what the server bears."""
         # Its own generator: the run's seeds must not depend on the network.
         self._random = random.Random()
         self.breaker = CircuitBreaker(cfg.breaker_failures, cfg.breaker_open_s)
@@ -144,10 +113,12 @@ class ChatClient:
         Raises:
             TeacherFault: It failed for good; the last attempt's fault.
         """
+        content = encode_request({"model": self._cfg.model, **body})
         fault = TeacherFault(FailureKind.TIMEOUT, "the deadline passed before the first attempt")
-        for attempt in range(self._cfg.max_retries + 1):
-            if attempt:
-                pause = self._pause_s(attempt, fault)
+        tries = free = 0
+        while tries - free <= self._cfg.max_retries:
+            if tries:
+                pause = self._pause_s(max(1, tries - free), fault)
                 if pause >= deadline - time.monotonic():
                     raise fault
                 await asyncio.sleep(pause)
@@ -156,15 +127,16 @@ class ChatClient:
             if not self.breaker.allow():
                 raise TeacherFault(FailureKind.BREAKER_OPEN, f"circuit open after {fault.detail}")
             try:
-                completion = await self._attempt(body, deadline)
+                completion = read_completion(await self._guarded(_post(content), deadline))
             except TeacherFault as error:
                 fault = error
-                was_open = self.breaker.times_opened
-                self.breaker.failed(error.kind)
-                if self.breaker.times_opened > was_open:
-                    log.warning("teacher %s: circuit opened after %s", self._cfg.base_url, error)
-                if not error.retryable:
+                if fault.crowded and free < MAX_FREE_RETRIES:
+                    free += 1  # we asked too much at a time: neither the server's fault nor the request's
+                else:
+                    self._note_fault(fault)
+                if not fault.retryable:
                     raise
+                tries += 1
             else:
                 self.breaker.succeeded()
                 return completion
@@ -176,15 +148,7 @@ class ChatClient:
         Raises:
             TeacherFault: It failed, or the list has another form.
         """
-        raw = await self._guarded(lambda api: api.models.with_raw_response.list(), deadline)
-        try:
-            data: Any = _dict(json.loads(raw.decode("utf-8"))).get("data")
-        except (ValueError, RecursionError) as error:
-            raise _invalid("the model list is not JSON") from error
-        if not isinstance(data, list):
-            raise _invalid("the model list has no list 'data'")
-        names: list[Any] = [_dict(item).get("id") for item in cast("list[Any]", data)[:1_000]]
-        return tuple(printable(name)[:200] for name in names if isinstance(name, str))
+        return read_models(await self._guarded(lambda api: api.models.with_raw_response.list(), deadline))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -192,45 +156,56 @@ class ChatClient:
         if api is not None and self._loop is asyncio.get_running_loop():
             await api.close()
 
-    async def _attempt(self, body: dict[str, Any], deadline: float) -> Completion:
-        def create(api: openai.AsyncOpenAI) -> Any:
-            make: Any = api.chat.completions.with_raw_response.create
-            return make(model=self._cfg.model, **body)
-
-        return read_completion(await self._guarded(create, deadline))
-
     async def _guarded(self, send: Callable[[openai.AsyncOpenAI], Any], deadline: float) -> bytes:
         """One request's whole body; whatever goes wrong is a `TeacherFault`."""
-        api = self._bound_api()
+        api, limit = self._bound_api(), self.limit
+        ticket: Ticket | None = None
+        clock = asyncio.timeout(None)
         try:
-            async with asyncio.timeout_at(_loop_time(deadline)), self._slots:
-                async with asyncio.timeout(self._cfg.attempt_timeout_s):
-                    raw: Any = await send(api)
-                    return raw.content
-        except TimeoutError as error:
-            raise TeacherFault(FailureKind.TIMEOUT, "no complete reply in time") from error
-        except openai.APITimeoutError as error:
-            raise TeacherFault(FailureKind.TIMEOUT, "the server fell silent") from error
-        except openai.APIConnectionError as error:
-            if _caused_by(error, BodyTooLarge):
-                raise TeacherFault(FailureKind.TOO_LARGE, _cause_text(error)) from error
-            raise TeacherFault(FailureKind.CONNECTION, _cause_text(error)) from error
-        except openai.APIStatusError as error:
-            key = os.environ.get(self._cfg.api_key_env) or "none"
-            message = printable(error.message).replace(key, "***")
-            raise status_fault(error.status_code, error.response.headers, message) from error
-        except BodyTooLarge as error:
-            raise TeacherFault(FailureKind.TOO_LARGE, str(error)) from error
+            async with asyncio.timeout_at(_loop_time(deadline)):
+                ticket = await limit.enter()
+                try:
+                    async with asyncio.timeout(self._cfg.attempt_timeout_s) as clock:
+                        raw: Any = await send(api)
+                        content: bytes = raw.content
+                finally:
+                    limit.leave()
         except Exception as error:
             # The SDK lets errors of its parser and of the HTTP library through; none may pass this door.
-            raise TeacherFault(FailureKind.INVALID_RESPONSE, f"{type(error).__name__}: {error}") from error
+            fault = _fault_of(error, os.environ.get(self._cfg.api_key_env) or "none")
+            if ticket is not None:
+                silent = clock.expired() or isinstance(error, openai.APITimeoutError)
+                self._note_overload(fault, ticket, limit, silent=silent)
+            raise fault from error
+        limit.succeeded()
+        return content
+
+    def _note_overload(
+        self, fault: TeacherFault, ticket: Ticket, limit: AdaptiveLimit, *, silent: bool
+    ) -> None:
+        """Send fewer requests at a time to a server that says, or shows, that it has too many."""
+        refused = fault.status in (429, 503)
+        fault.crowded = refused and not ticket.alone
+        if (refused or silent) and limit.overloaded(ticket):
+            log.warning(
+                "teacher %s: %s; at most %d requests at a time from now on",
+                self._cfg.base_url,
+                fault,
+                limit.current,
+            )
+
+    def _note_fault(self, fault: TeacherFault) -> None:
+        was_open = self.breaker.times_opened
+        self.breaker.failed(fault.kind)
+        if self.breaker.times_opened > was_open:
+            log.warning("teacher %s: circuit opened after %s", self._cfg.base_url, fault)
 
     def _bound_api(self) -> openai.AsyncOpenAI:
-        """The SDK client of the running loop: connections and semaphores belong to one loop."""
+        """The SDK client of the running loop: connections and places belong to one loop."""
         loop = asyncio.get_running_loop()
         if self._api is None or self._loop not in (None, loop):
             self._api = _new_api(self._cfg)
-            self._slots = asyncio.Semaphore(self._cfg.concurrency)
+            self.limit = AdaptiveLimit(self._cfg.concurrency)
         self._loop = loop
         return self._api
 
@@ -260,90 +235,32 @@ def _new_api(cfg: TeacherConfig) -> openai.AsyncOpenAI:
     # Taken from the environment by the SDK; they belong to another service.
     api.organization = None
     api.project = None
-    # The SDK imports this on first use.
-    _ = api.chat.completions.with_raw_response
     return api
 
 
-def read_completion(content: bytes) -> Completion:
-    """Check a response body level by level.
-
-    Raises:
-        TeacherFault: `invalid_response`, with the level that is wrong.
-    """
-    try:
-        data: Any = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise TeacherFault(
-            FailureKind.INVALID_RESPONSE, f"body is not JSON ({type(error).__name__})"
-        ) from error
-    choices = _field(data, "choices", list, "body")
-    if not choices:
-        raise _invalid("choices is empty")
-    message = _field(choices[0], "message", dict, "choices[0]")
-    text = _text(message.get("content"))
-    finish: Any = choices[0].get("finish_reason")
-    usage: Any = data.get("usage")
-    refusal: Any = message.get("refusal")
-    thoughts: Any = message.get("reasoning_content") or message.get("reasoning")
-    return Completion(
-        text=printable(text[:MAX_TEXT_CHARS]),
-        finish=finish if isinstance(finish, str) else "",
-        tool_calls=_tool_calls(message.get("tool_calls")),
-        refusal=printable(refusal)[:300] if isinstance(refusal, str) else "",
-        reasoning=printable(thoughts[:MAX_TEXT_CHARS]) if isinstance(thoughts, str) else "",
-        prompt_tokens=_count(usage, "prompt_tokens"),
-        completion_tokens=_count(usage, "completion_tokens"),
+def _post(content: bytes) -> Callable[[openai.AsyncOpenAI], Any]:
+    """Sends a chat request that is bytes already, past the SDK's walk over every message and picture."""
+    headers = {"content-type": "application/json"}
+    return lambda api: api.post(
+        "/chat/completions", cast_to=httpx2.Response, content=content, options={"headers": headers}
     )
 
 
-def _text(content: Any) -> str:
-    """The text of a message: a string, nothing, or a list of text parts."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list):
-        texts = [part.get("text") for part in map(_dict, cast("list[Any]", content))]
-        return "".join(text for text in texts if isinstance(text, str))
-    raise _invalid(f"message.content is {type(content).__name__}")
-
-
-def _tool_calls(value: Any) -> tuple[WireCall, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise _invalid(f"message.tool_calls is {type(value).__name__}")
-    calls: list[WireCall] = []
-    for at, item in enumerate(cast("list[Any]", value)[:MAX_TOOL_CALLS_PER_TURN]):
-        function = _field(item, "function", dict, f"tool_calls[{at}]")
-        name, arguments = function.get("name"), function.get("arguments")
-        if not isinstance(name, str):
-            raise _invalid(f"tool_calls[{at}].function.name is {type(name).__name__}")
-        call_id: Any = item.get("id")
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        known = call_id[:100] if isinstance(call_id, str) and call_id else f"call-{at}"
-        calls.append(WireCall(printable(known), printable(name)[:100], text))
-    return tuple(calls)
-
-
-def _field(data: Any, name: str, kind: type, where: str) -> Any:
-    value = _dict(data).get(name)
-    if not isinstance(value, kind):
-        raise _invalid(f"{where} has no {kind.__name__} {name!r}")
-    return cast("Any", value)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    """The value if it is an object, else an empty one: every field is then missing."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _count(usage: Any, name: str) -> int:
-    value = _dict(usage).get(name)
-    return value if type(value) is int and 0 <= value < 2**40 else 0
-
-
-def _invalid(detail: str) -> TeacherFault:
-    return TeacherFault(FailureKind.INVALID_RESPONSE, detail)
+def _fault_of(error: Exception, key: str) -> TeacherFault:
+    """What a failed request is called; `key` never shows in its words."""
+    if isinstance(error, TimeoutError):
+        return TeacherFault(FailureKind.TIMEOUT, "no complete reply in time")
+    if isinstance(error, openai.APITimeoutError):
+        return TeacherFault(FailureKind.TIMEOUT, "the server fell silent")
+    if isinstance(error, openai.APIConnectionError):
+        kind = FailureKind.TOO_LARGE if _caused_by(error, BodyTooLarge) else FailureKind.CONNECTION
+        return TeacherFault(kind, _cause_text(error))
+    if isinstance(error, openai.APIStatusError):
+        message = printable(error.message).replace(key, "***")
+        return status_fault(error.status_code, error.response.headers, message)
+    if isinstance(error, BodyTooLarge):
+        return TeacherFault(FailureKind.TOO_LARGE, str(error))
+    return TeacherFault(FailureKind.INVALID_RESPONSE, f"{type(error).__name__}: {error}")
 
 
 def _loop_time(deadline: float) -> float:

@@ -36,6 +36,8 @@ class TeacherFault(Exception):
         self.status = status
         self.detail = detail[:300]
         self.retry_after_s = retry_after_s
+        self.crowded = False
+        """The server refused it (429, 503) while other requests of ours were under way: fewer may pass."""
 
     @property
     def retryable(self) -> bool:

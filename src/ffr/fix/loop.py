@@ -14,7 +14,8 @@ from typing import Any
 
 from ffr.config import FixConfig, ObserveConfig
 from ffr.fix.boxes import unit_arguments, unit_reply
-from ffr.fix.client import ChatClient, Completion, WireCall
+from ffr.fix.client import ChatClient
+from ffr.fix.completion import Completion, WireCall
 from ffr.fix.faults import TeacherFault
 from ffr.fix.messages import (
     Message,
@@ -34,6 +35,7 @@ from ffr.fix.profiles import (
     weaker_schema,
 )
 from ffr.fix.prompting import data_block, mend_prompt, patch_prompt, prompt_version, system_prompt
+from ffr.fix.request import with_usage
 from ffr.fix.teacher import FailureKind, TeacherRequest, short_hash
 from ffr.fix.tools import (
     LabelledImage,
@@ -105,6 +107,16 @@ class ChatTeacher:
             cost=replace(talk.cost, num_images=talk.num_images, wall_s=time.monotonic() - started),
         )
 
+    @property
+    def gauges(self) -> dict[str, int]:
+        """Requests at a time that the server bears: now, at the lowest, and how often that was halved."""
+        limit = self.client.limit
+        return {
+            "concurrency": limit.current,
+            "concurrency_lowest": limit.lowest,
+            "concurrency_halved": limit.num_halved,
+        }
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self.client.aclose()
@@ -147,6 +159,7 @@ class Conversation:
             observation,
             max_px=teacher.cfg.teacher.max_image_px,
             max_images=max(0, limit - self._num_frames),
+            timeout_s=teacher.cfg.teacher.tool_timeout_s,
         )
 
     @property
@@ -285,14 +298,14 @@ class Conversation:
     async def _send(self, body: dict[str, Any]) -> Completion:
         teacher = self._cfg.teacher
         self.cost = replace(self.cost, num_calls=self.cost.num_calls + 1)
-        completion = await self._client.complete(
-            {**body, "temperature": teacher.temperature, self.profile.max_tokens_field: teacher.max_tokens},
-            deadline=self._deadline,
-        )
+        limit = self.profile.max_tokens_field
+        body = {**body, "temperature": teacher.temperature, limit: teacher.max_tokens}
+        completion = with_usage(await self._client.complete(body, deadline=self._deadline), body)
         self.cost = replace(
             self.cost,
             prompt_tokens=self.cost.prompt_tokens + completion.prompt_tokens,
             completion_tokens=self.cost.completion_tokens + completion.completion_tokens,
+            estimated_tokens=self.cost.estimated_tokens + completion.estimated_tokens,
         )
         if completion.refusal or completion.finish == "content_filter":
             raise TeacherFault(FailureKind.REFUSAL, completion.refusal or "content filter")

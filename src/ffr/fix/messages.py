@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from ffr.fix.client import WireCall
+from ffr.fix.completion import WireCall
+from ffr.fix.request import DataUri
 from ffr.fix.tools import LabelledImage, Pixels
 
 Message = dict[str, Any]
@@ -39,13 +40,14 @@ def image_parts(images: Sequence[LabelledImage]) -> list[Part]:
     return parts
 
 
-def data_uri(pixels: Pixels) -> str:
+def data_uri(pixels: Pixels) -> DataUri:
     """RGB pixels as `data:image/jpeg;base64,...`."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    text = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return DataUri(text, num_px=pixels.shape[0] * pixels.shape[1])
 
 
 def add_user(messages: list[Message], parts: list[Part]) -> None:

@@ -176,6 +176,10 @@ class OfflineRun:
         """Those of the flow: `teacher_calls`, `cached`, `prompt_tokens`, `failure/*`, `leak/*` ..."""
         return self._flow.counters
 
+    async def aclose(self) -> None:
+        """Close what the flow itself has opened; the teacher is the caller's to close."""
+        await self._flow.aclose()
+
     async def __call__(self, failed: Sequence[FailedRollout]) -> None:
         """One row for each failed rollout.
 
@@ -249,7 +253,7 @@ class OfflineRun:
         for at, item in enumerate(unit):
             row = self._row(item, PATCHED if ready else str(repair.status), repair, view)
             if at:
-                row["cost"] = work_fields((), None, TeacherCost(cached=True), self._cfg.fix.teacher)["cost"]
+                row["cost"] = work_fields((), None, TeacherCost(cached=True), self._cfg.fix)["cost"]
                 self.counters["shared_patches"] += 1
             self._on_row({**row, "final": final})
 
@@ -269,7 +273,7 @@ class OfflineRun:
             "num_leaks": repair.num_leaks,
             "failure": diagnosis.failure,
             "detail": diagnosis.detail or repair.detail,
-            **work_fields(diagnosis.tool_calls, repair.leak, diagnosis.cost, fix.teacher),
+            **work_fields(diagnosis.tool_calls, repair.leak, diagnosis.cost, fix),
             "prompt_config": fix.prompt_config,
             "reference_answer": fix.reference_answer,
             "visual": fix.visual,
@@ -291,6 +295,7 @@ class OfflineRun:
         if spent >= self._cfg.fix.no_teacher_after and not self._cfg.fix.allow_no_teacher:
             raise NoTeacherError(
                 f"teacher {self._teacher.name} gave no patch for {spent} rollouts in a row "
-                f"({dict(self._lost)}); check fix.teacher.base_url, fix.teacher.model and the key, then run "
+                f"({dict(self._lost)}); check fix.teacher.base_url, fix.teacher.model and the key "
+                f"(fix.leak.blind_* for {FailureKind.BLIND_FAULT}), then run "
                 "the same command again: finished rows are kept"
             )

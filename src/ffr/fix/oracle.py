@@ -73,6 +73,7 @@ class OracleTeacher:
             request.rollout.observation,
             max_px=self._cfg.max_image_px,
             max_images=self._cfg.max_images,
+            timeout_s=self._cfg.tool_timeout_s,
         )
         for start, end in pointing.key_frames or ((1, len(frames)),):
             await toolbox.call("get_frames", {"start": start, "end": end})

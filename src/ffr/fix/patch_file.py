@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
-from ffr.config import TeacherConfig
+from ffr.config import FixConfig
+from ffr.fix.file_lock import FileLock, FileLocked
 from ffr.fix.teacher import short_hash
 from ffr.types import EvidencePatch, LeakReport, Sample, TeacherCost, ToolCall
 
@@ -31,16 +32,35 @@ def rollout_hash(text: str) -> str:
     return short_hash("rollout", text)
 
 
-def cost_usd(prompt_tokens: int, completion_tokens: int, cfg: TeacherConfig) -> float:
+def cost_usd(tokens: Mapping[str, int], fix: FixConfig) -> float:
     """US dollars for tokens at the configured prices; 0 where no price is known.
 
+    Args:
+        tokens: `prompt_tokens`, `completion_tokens`, `blind_prompt_tokens`, `blind_completion_tokens`: the
+            fields of `TeacherCost`, or a flow's counters.
+        fix: Prices of the teacher and of the blind test's model.
+
     Example:
-        >>> prices = TeacherConfig(price_prompt_per_mtok=0.5, price_completion_per_mtok=2.0)
-        >>> cost_usd(1_000_000, 250_000, prices)
+        >>> prices = {"price_prompt_per_mtok": 0.5, "price_completion_per_mtok": 2.0}
+        >>> fix = FixConfig.model_validate({"teacher": prices})
+        >>> cost_usd({"prompt_tokens": 1_000_000, "completion_tokens": 250_000}, fix)
         1.0
     """
-    price = prompt_tokens * cfg.price_prompt_per_mtok + completion_tokens * cfg.price_completion_per_mtok
-    return price / 1e6
+    teacher, leak = fix.teacher, fix.leak
+    prompt, completion = teacher.price_prompt_per_mtok, teacher.price_completion_per_mtok
+    blind_prompt, blind_completion = prompt, completion
+    if leak.blind == "model":
+        blind_prompt, blind_completion = (
+            leak.blind_price_prompt_per_mtok,
+            leak.blind_price_completion_per_mtok,
+        )
+    priced = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "blind_prompt_tokens": blind_prompt,
+        "blind_completion_tokens": blind_completion,
+    }
+    return sum(tokens.get(name, 0) * price for name, price in priced.items()) / 1e6
 
 
 def patch_fields(patch: EvidencePatch | None) -> dict[str, Any]:
@@ -68,30 +88,31 @@ def question_fields(sample: Sample) -> dict[str, Any]:
 
 
 def work_fields(
-    calls: tuple[ToolCall, ...], leak: LeakReport | None, cost: TeacherCost, cfg: TeacherConfig
+    calls: tuple[ToolCall, ...], leak: LeakReport | None, cost: TeacherCost, fix: FixConfig
 ) -> dict[str, Any]:
     """Tool calls, leak findings and cost for a row."""
     findings = [asdict(f) for f in leak.findings if f.leaked] if leak else []
-    dollars = cost_usd(cost.prompt_tokens, cost.completion_tokens, cfg)
+    spent = asdict(cost)
     return {
         "tool_calls": [asdict(call) for call in calls],
         "leak_findings": findings,
-        "cost": {**asdict(cost), "cost_usd": dollars},
+        "cost": {**spent, "cost_usd": cost_usd(spent, fix)},
     }
 
 
 class PatchFile:
     """Appends rows; on opening, keeps the final ones and drops those worth another try.
 
-    A row with `final` false (budget spent, transport fault, unreadable clip) is removed, so that its
-    rollout is done again. A last line that was cut off by a kill is removed too.
+    One process writes at a time (`FileLock`). A row with `final` false (budget spent, transport fault,
+    unreadable clip) is removed, so that its rollout is done again; so is a last line that a kill cut off.
 
     Args:
         path: The JSONL file; made when absent.
         setup: Hash of all settings that shape a row; rows of another setup are not mixed in.
 
     Raises:
-        PatchFileError: The file cannot be used, a row is damaged, or was made with other settings.
+        PatchFileError: The file cannot be used, another process writes it, a row is damaged, or was made with
+            other settings.
 
     Example:
         >>> with PatchFile(Path("patches.jsonl"), "3f") as rows:  # doctest: +SKIP
@@ -105,19 +126,28 @@ class PatchFile:
         self.statuses: Counter[str] = Counter()
         """Of all rows that are in the file now."""
         self._setup = setup
+        self._lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             if path.exists():
                 self._take_up()
             self._file: TextIO = path.open("a", encoding="utf-8")
+        except FileLocked as error:
+            raise PatchFileError(str(error)) from error
         except (OSError, UnicodeDecodeError) as error:
+            self._lock.release()
             raise PatchFileError(f"{path}: cannot be used ({error}); choose another --output") from error
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> PatchFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+        self._lock.release()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; in the kernel's hands when it returns (the journal keeps what was paid for).

@@ -18,6 +18,8 @@ from ffr.fix.boxes import box_example, box_unit
 from ffr.fix.patch import MAX_GUIDANCE_CHARS
 from ffr.fix.profiles import Profile
 from ffr.fix.teacher import TeacherRequest, short_hash
+from ffr.observe.prompt import render_patch, render_prompt
+from ffr.types import EvidencePatch, Observation, Sample
 
 PROMPT_DIR: Final = Path(__file__).parent / "prompts"
 MAX_QUESTION_CHARS: Final = 4_000
@@ -33,9 +35,13 @@ def template(name: str) -> str:
 
 
 @cache
-def prompt_version() -> str:
-    """Hash of all templates: part of the teacher's name, hence of every journal key."""
-    names = sorted(path.stem for path in PROMPT_DIR.glob("*.md"))
+def prompt_version(folder: str = "") -> str:
+    """Hash of a folder's templates: the teacher's are part of its name, hence of every journal key.
+
+    Args:
+        folder: Empty for the teacher's, `blind` for those of the blind test.
+    """
+    names = sorted(f"{folder}/{path.stem}".lstrip("/") for path in (PROMPT_DIR / folder).glob("*.md"))
     return short_hash(*(part for name in names for part in (name, template(name))))
 
 
@@ -90,6 +96,24 @@ def data_block(request: TeacherRequest) -> str:
     if request.reask:
         block += "\n\n" + fill(template("reask"), {"layers": request.reask})
     return block
+
+
+def blind_prompts(sample: Sample, patch: EvidencePatch, *, visual: str = "pointers") -> tuple[str, str]:
+    """The question for a model that sees no video: alone, and with the patch as the student reads it.
+
+    Args:
+        sample: The question; its options in the order in which they are to be shown.
+        patch: What is tested.
+        visual: `fix.visual`: what of the patch the student gets.
+    """
+    question = render_prompt(sample, (), style="brief", state_frames=False)
+    view = Observation(sample.uid, (), question, view_id="")
+    alone = fill(template("blind/alone"), {"question": question})
+    hint = render_patch(patch, view, visual=visual)
+    patched = fill(template("blind/patched"), {"alone": alone, "patch": hint})
+    # Lone surrogates cannot be sent.
+    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in (alone, patched)]
+    return clean[0], clean[1]
 
 
 def patch_prompt(profile: Profile, num_frames: int) -> str:

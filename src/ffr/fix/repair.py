@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from ffr.config import FindConfig, FixConfig
 from ffr.find import Sampler, thresholds_from, verify
 from ffr.fix.ask import CANCEL_GRACE_S, TeacherDesk
 from ffr.fix.background import run_blocking
 from ffr.fix.budget import Budget
-from ffr.fix.cache import Journal
+from ffr.fix.cache import Journal, JournalError
 from ffr.fix.leak import check_leak
 from ffr.fix.teacher import FailureKind, Teacher
 from ffr.observe import apply_patch
@@ -34,6 +35,9 @@ from ffr.types import (
     TeacherCost,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from ffr.fix.blind_gate import BlindGate
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +99,11 @@ class RepairFlow:
         self.counters: Counter[str] = Counter()
         """`status/*`, `failure/*`, `leak/*` (layers), `over_budget/*` (limits), `teacher_calls`,
         `teacher_ok`, `leaks`, `reasks`, `cached`, `shared_patches`, `tool_calls`, `images`,
-        `prompt_tokens`, `completion_tokens`, `journal_invalid`."""
+        `prompt_tokens`, `completion_tokens`, `estimated_tokens`, `journal_invalid`, those of the blind test
+        (`blind_*`) and the teacher's gauges (`concurrency*`)."""
         budget = budget or Budget(fix.budget, ledger=journal)
         self._desk = TeacherDesk(teacher, fix, journal=journal, budget=budget, counters=self.counters)
+        self._blind = _blind_gate(teacher, fix, journal, budget, self.counters)
 
     async def repair_batch(self, items: Sequence[Item]) -> list[Repair]:
         """Repair the failed rollouts of one step.
@@ -160,6 +166,8 @@ class RepairFlow:
     def _end_step(self) -> None:
         """Stops a run that goes on without the help it was promised."""
         self._desk.check_teacher()
+        if self._blind is not None:
+            self._blind.check_judge()
 
     async def propose(self, sample: Sample, rollout: Rollout) -> Proposal:
         """Diagnosis, leak gate and, for a leaking patch, one re-ask that names only the layers.
@@ -184,6 +192,11 @@ class RepairFlow:
                 )
                 return Proposal(None, repair)
             leak = self._gate(diagnosis.patch, sample)
+            if self._blind is not None and not leak.leaked:
+                diagnosis, leak, ended = await self._blind_test(self._blind, sample, diagnosis, leak)
+                cost, last = diagnosis.cost, diagnosis
+                if ended is not None:
+                    return Proposal(None, replace(ended, num_leaks=attempt))
             if not leak.leaked:
                 repair = Repair(RepairStatus.SKIPPED, diagnosis, leak, num_leaks=attempt)
                 return Proposal(diagnosis.patch, repair)
@@ -196,6 +209,35 @@ class RepairFlow:
                 return Proposal(None, repair)
             self.counters["reasks"] += 1
         raise AssertionError("unreachable: there is at least one attempt")
+
+    async def _blind_test(
+        self, gate: BlindGate, sample: Sample, diagnosis: Diagnosis, leak: LeakReport
+    ) -> tuple[Diagnosis, LeakReport, Repair | None]:
+        """Diagnosis and report with the test's cost and finding; a repair if there is nothing to show."""
+        assert diagnosis.patch is not None  # the caller has just put it through the other layers
+        try:
+            outcome = await gate.check(diagnosis.patch, sample)
+        except JournalError:
+            raise
+        except Exception as error:
+            log.exception("blind test raised on %s", sample.uid)
+            finding = LeakFinding("gate_error", leaked=True, reason=f"{type(error).__name__}: {error}"[:200])
+            return diagnosis, LeakReport((*leak.findings, finding)), None
+        diagnosis = replace(diagnosis, cost=_add(outcome.cost, diagnosis.cost))
+        if outcome.limit:
+            detail = f"{outcome.limit} budget spent"
+            return diagnosis, leak, Repair(RepairStatus.OVER_BUDGET, diagnosis, leak, detail=detail)
+        if outcome.finding is None:
+            kind = FailureKind.BLIND_FAULT
+            self.counters[f"failure/{kind}"] += 1
+            failed = replace(diagnosis, patch=None, failure=kind, detail=outcome.fault)
+            return failed, leak, Repair(RepairStatus.TEACHER_FAILED, failed, leak, detail=kind)
+        return diagnosis, LeakReport((*leak.findings, outcome.finding)), None
+
+    async def aclose(self) -> None:
+        """Close the connections of the blind test's model; the teacher's are the caller's to close."""
+        if self._blind is not None:
+            await self._blind.aclose()
 
     def patched_observations(
         self, items: Sequence[Item], proposals: Sequence[Proposal]
@@ -285,7 +327,7 @@ class RepairFlow:
         return task.result()
 
     def _failed(self, kind: FailureKind, detail: str) -> Proposal:
-        self._desk.note_failure(kind)
+        self._desk.note_failure(kind, detail)
         diagnosis = Diagnosis(patch=None, failure=kind, detail=detail)
         return Proposal(None, Repair(RepairStatus.TEACHER_FAILED, diagnosis, detail=kind))
 
@@ -309,11 +351,19 @@ async def repair(
 
 
 def _add(a: TeacherCost, b: TeacherCost) -> TeacherCost:
-    return TeacherCost(
-        num_calls=a.num_calls + b.num_calls,
-        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
-        completion_tokens=a.completion_tokens + b.completion_tokens,
-        num_images=a.num_images + b.num_images,
-        wall_s=a.wall_s + b.wall_s,
-        cached=b.cached,
-    )
+    """Sums; `cached` is that of `b`."""
+    sums = {
+        f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(TeacherCost) if f.name != "cached"
+    }
+    return TeacherCost(**sums, cached=b.cached)
+
+
+def _blind_gate(
+    teacher: Teacher, fix: FixConfig, journal: Journal | None, budget: Budget, counters: Counter[str]
+) -> BlindGate | None:
+    if fix.leak.blind == "off" or not fix.leak.enabled:
+        return None
+    # Only a run that asks for it pays for the import of the client.
+    from ffr.fix.blind_gate import make_blind_gate
+
+    return make_blind_gate(teacher, fix, journal=journal, budget=budget, counters=counters)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ffr.config import FixConfig, ObserveConfig
 from ffr.types import Diagnosis, Rollout, Sample
@@ -50,6 +51,8 @@ class FailureKind(StrEnum):
     """The clip's frames could not be read for the teacher."""
     NO_EVIDENCE = "no_evidence"
     """The oracle knows nothing of this sample."""
+    BLIND_FAULT = "blind_fault"
+    """The blind test could not be done, and `fix.leak.blind_on_fault` is `refuse`."""
     INTERNAL = "internal"
     """A defect of ours, logged with its stack."""
 
@@ -89,6 +92,16 @@ class Teacher(Protocol):
 
     async def aclose(self) -> None:
         """Release connections."""
+        ...
+
+
+@runtime_checkable
+class Gauged(Protocol):
+    """A teacher with figures that go up and down, shown beside the counters."""
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """Value by name."""
         ...
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ffr.observe import MediaError, read_frames_at
+from ffr.observe.folder import folder_fps
+from ffr.observe.video import DecodeLimits
 from ffr.types import Box, Frame, Observation, Sample, ToolCall
 
 Pixels = npt.NDArray[np.uint8]
@@ -106,18 +108,28 @@ class ToolBox:
         observation: The student's view: its frame numbers are the tools' frame numbers.
         max_px: Upper limit of one returned image's area.
         max_images: Upper limit of images over all calls.
+        timeout_s: Wall time of one look at the clip: it is read in a process that is killed after it.
 
     Example:
         >>> box = ToolBox(sample, observation, max_px=401_408, max_images=48)  # doctest: +SKIP
     """
 
-    def __init__(self, sample: Sample, observation: Observation, *, max_px: int, max_images: int) -> None:
+    def __init__(
+        self,
+        sample: Sample,
+        observation: Observation,
+        *,
+        max_px: int,
+        max_images: int,
+        timeout_s: float = 20.0,
+    ) -> None:
         self._sample = sample
         self._frames = observation.frames
         last_s = observation.frames[-1].timestamp_s if observation.frames else 0.0
         self._bounds_s = sample.clip_s or (0.0, max(observation.duration_s, last_s))
         self._max_px = max_px
         self._images_left = max_images
+        self._limits = DecodeLimits(timeout_s=timeout_s, isolate=True)
         self.calls: list[ToolCall] = []
 
     @property
@@ -136,7 +148,7 @@ class ToolBox:
             call = ToolCall(
                 name=printable(name)[:40],
                 arguments=_bounded(arguments),
-                result=f"error: {error}"[:400],
+                result=f"error: {_words(error)}"[:400],
                 ok=False,
             )
         self.calls.append(call)
@@ -213,9 +225,16 @@ class ToolBox:
         return tuple(LabelledImage(frame_label(f), p) for f, p in zip(frames, pixels, strict=True))
 
     async def _read(self, times_s: Sequence[float], max_px: int) -> tuple[Pixels, ...]:
-        """Pixels at times of the file, which are the student's too; decoded off the event loop."""
+        """Pixels at times of the file, which are the student's too; decoded in a process of its own."""
+        sample = self._sample
         frames = await asyncio.to_thread(
-            read_frames_at, self._sample.video, times_s, max_px=max_px, clip_s=self._sample.clip_s
+            read_frames_at,
+            sample.video,
+            times_s,
+            max_px=max_px,
+            clip_s=sample.clip_s,
+            folder_fps=folder_fps(sample) if sample.video.is_dir() else None,
+            limits=self._limits,
         )
         if len(frames) != len(times_s):
             raise ToolError(f"the clip gave {len(frames)} of {len(times_s)} frames; ask for other times")
@@ -253,6 +272,13 @@ def parse_arguments(text: str) -> dict[str, Any]:
 def printable(text: str) -> str:
     """The text with lone surrogates replaced, so that every file can hold it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _words(error: Exception) -> str:
+    """An error for the teacher: no path, whose names could tell the answer."""
+    if isinstance(error, MediaError):
+        return f"the clip cannot be read here ({error.status}): {error.detail}".replace(str(error.path), "it")
+    return str(error)
 
 
 def _own_pixels(frame: Frame) -> Pixels:
