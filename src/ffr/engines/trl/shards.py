@@ -74,6 +74,25 @@ def is_zero3(trainer: Any) -> bool:
     return trainer.is_deepspeed_enabled and is_deepspeed_zero3_enabled()
 
 
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before it got adapters.
+
+    PEFT's own `disable_adapter` also takes the gradient away from the adapters for that time; FSDP2 decides
+    by it, at its first pass, in which type it reduces gradients.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
 def save_optimizer(trainer: Any, folder: str) -> None:
     """Writes the whole optimiser state and the schedule of an FSDP run; all ranks must call it."""
     from accelerate.utils.fsdp_utils import save_fsdp_optimizer

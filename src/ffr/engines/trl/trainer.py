@@ -276,7 +276,7 @@ class FFRTrainer(GRPOTrainer):
             yield self.ref_model
             return
         # Adapters: the reference is the policy without them.
-        with self.accelerator.unwrap_model(self.model).disable_adapter():
+        with shards.adapters_off(self.model):
             yield self.model
 
     # -- reports -------------------------------------------------------------------------------
