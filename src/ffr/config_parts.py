@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegInt = Annotated[int, Field(ge=0)]
@@ -99,3 +99,59 @@ class VllmConfig(Section):
                 "of the cut distribution, and the correction pi_old / mu would be biased: set find.top_p = 1 "
                 "or train.vllm.correction = 'none' to train without it"
             )
+
+
+class LeakConfig(Section):
+    """The leak gate's layers.
+
+    Example:
+        >>> LeakConfig().min_range_frames
+        2
+    """
+
+    enabled: bool = True
+    min_range_frames: PositiveInt = 2
+    """Narrower ranges pin the answer down (paper: ranges, never single frames)."""
+    min_box_area: UnitFloat = 0.01
+    max_guidance_chars: PositiveInt = 300
+    reader_threshold: float | None = None
+    """Score over which the reader refuses a patch; lower refuses more. None: as fitted."""
+    max_reasks: NonNegInt = 1
+    """How often a leaking patch is asked for again before it is dropped."""
+    blind: Literal["off", "teacher", "model"] = "off"
+    """Last layer: does a model that sees no video answer better with the patch than without? `teacher` asks
+    the teacher's own model, `model` that of `blind_model` at `blind_base_url`."""
+    blind_model: str = ""
+    blind_base_url: str = ""
+    blind_api_key_env: str = "FFR_BLIND_API_KEY"
+    """Name of the environment variable with the key of `blind_base_url`."""
+    blind_asks: Annotated[int, Field(ge=1, le=64)] = 8
+    """How often the question is put with and without the patch (orders of the options, seeds): two requests
+    each, and fewer where those settle it (5 of 8 by the defaults)."""
+    blind_lift: UnitFloat = 0.25
+    """A leak is a gain of at least this in the share of right answers ..."""
+    blind_p_value: UnitFloat = 0.1
+    """... with at most this exact one-sided p-value (sign test). By the defaults a patch that says nothing is
+    refused in at most 3 % of cases, one that names one of four options passes in at most 3 %."""
+    blind_on_fault: Literal["refuse", "pass"] = "refuse"
+    """A test that could not be done (server down, no usable answers): `refuse` shows no patch, `pass` trusts
+    the other layers."""
+    blind_temperature: NonNegFloat = 0.7
+    blind_deadline_s: PositiveFloat = 60.0
+    """For one test; the step's deadline holds besides."""
+    blind_price_prompt_per_mtok: NonNegFloat = 0.0
+    """US dollars per million prompt tokens of `blind_model`; `teacher` has the teacher's prices."""
+    blind_price_completion_per_mtok: NonNegFloat = 0.0
+
+    @model_validator(mode="after")
+    def _blind_model_is_named(self) -> LeakConfig:
+        if self.blind == "model" and not (self.blind_model and self.blind_base_url):
+            raise ValueError(
+                "fix.leak.blind = 'model' needs fix.leak.blind_model and fix.leak.blind_base_url"
+            )
+        if 0.5**self.blind_asks > self.blind_p_value:
+            raise ValueError(
+                f"fix.leak.blind_asks = {self.blind_asks} cannot reach fix.leak.blind_p_value = "
+                f"{self.blind_p_value:g}: {self.blind_asks} wins give {0.5**self.blind_asks:.2g}; ask more"
+            )
+        return self

@@ -84,7 +84,7 @@ def test_a_child_that_dies_is_a_status(workers, clip):
     "reply",
     [
         b"nonsense\n",
-        b'{"status": "ok", "frames": [{"height": 4000, "width": 4000, "source_index": 0, "timestamp_s": 0}]}\n',
+        b'{"status": "ok", "frames": [{"height": 999, "width": 999, "source_index": 0, "timestamp_s": 0}]}\n',
         b'{"status": "ok", "frames": [{"height": -4, "width": 9, "source_index": 0, "timestamp_s": 0}]}\n',
         b'{"status": "ok", "frames": [{"height": 2, "width": 2, "source_index": 0, "timestamp_s": 0}]}\nab',
         b"x" * 3_000_000,

@@ -94,6 +94,18 @@ class BlindCounts:
         return best.leaks(cfg) == worst.leaks(cfg)
 
 
+def first_wave(cfg: LeakConfig) -> int:
+    """So many pairs that the test is over if none of them differs: the rest could not reach the p-value.
+
+    Example:
+        >>> first_wave(LeakConfig(blind_asks=8, blind_p_value=0.1))  # three wins more: p = 1/8
+        5
+    """
+    return max(
+        1, next(k for k in range(cfg.blind_asks + 1) if 0.5 ** (cfg.blind_asks - k) > cfg.blind_p_value)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BlindOutcome:
     """What the layer says of one patch.
@@ -215,9 +227,9 @@ class BlindGate:
         """The counts, and why they are worth nothing if so."""
         started = time.monotonic()
         cfg, total = self._fix.leak, self._fix.leak.blind_asks
-        turns, counts, faults = list(range(total)), BlindCounts(), list[str]()
-        while turns:
-            wave, turns = turns[: math.ceil(total / 2)], turns[math.ceil(total / 2) :]
+        counts, faults = BlindCounts(), list[str]()
+        first = first_wave(cfg)
+        for wave in (range(first), range(first, total)):
             pairs = [self._pair(patch, sample, turn, started + cfg.blind_deadline_s, bill) for turn in wave]
             for result in await asyncio.gather(*pairs):
                 if isinstance(result, TeacherFault):
@@ -226,7 +238,7 @@ class BlindGate:
                 (alone, _), (patched, _) = result
                 unread = counts.unread + sum(not said for _, said in result)
                 counts = replace(counts.plus(alone, patched), unread=unread)
-            if len(faults) > total / 2 or counts.settled(len(turns), cfg):
+            if len(faults) > total / 2 or counts.settled(total - wave.stop, cfg):
                 break
         bill.cost = replace(bill.cost, wall_s=time.monotonic() - started)
         if counts.pairs < len(faults) or not counts.pairs:
