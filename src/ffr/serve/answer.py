@@ -113,7 +113,9 @@ def _inline(text: str) -> tuple[Option, ...]:
     for line in reversed(text.split("\n")):
         marks = list(_INLINE.finditer(line))
         ends = [*(mark.start() for mark in marks[1:]), len(line)][: len(marks)]
-        texts = [line[m.end() : end].strip(" ,'\"{}.") for m, end in zip(marks, ends, strict=True)]
+        texts = [
+            line[m.end() : end].partition("}")[0].strip(" ,'\"{.") for m, end in zip(marks, ends, strict=True)
+        ]
         options = _run([(mark[1], words) for mark, words in zip(marks, texts, strict=True)])
         if options:
             return options

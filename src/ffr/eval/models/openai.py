@@ -131,7 +131,7 @@ class OpenAIAnswerer:
             "top_p": generation.top_p,
             "max_tokens": generation.max_tokens,
             "seed": generation.seed,
-            **({"extra_body": extra} if extra else {}),
+            **extra,
         }
 
 
