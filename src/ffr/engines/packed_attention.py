@@ -285,6 +285,7 @@ class _TwoParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        """Gradients of queries, keys and values, part by part, from the saved log-sum-exp."""
         query, key, value, out, lse = ctx.saved_tensors
         num = query.shape[1] // key.shape[1]
         keys, values = repeat_kv(key, num), repeat_kv(value, num)

@@ -58,17 +58,15 @@ def sft(
     from accelerate import Accelerator
 
     steps = _length(cfg, pairs, total_steps)
-    precision = "bf16" if cfg.model.dtype == "bfloat16" else "no"
     _check_launch()
+    precision = "bf16" if cfg.model.dtype == "bfloat16" else "no"
     accelerator = Accelerator(cpu=cfg.train.cpu, mixed_precision=precision)
     torch.manual_seed(cfg.train.seed)
     if model is None:
         model, processor = _student(cfg)
     encoder = Encoder(processor, max_prompt_tokens=cfg.find.max_prompt_tokens)
     batcher = Batcher(model, encoder.pad_id)
-    end = encoder.tokenizer.eos_token_id
-    if end not in stop_ids(model, encoder):
-        raise EngineConfigError("the tokenizer names no end token")
+    end = _end_token(model, encoder)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = _optimizer(cfg, weights, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -85,6 +83,13 @@ def sft(
     if not step:
         raise EngineConfigError(f"sft needs at least {cfg.train.questions_per_step} pairs for one step")
     return _finish(cfg, accelerator, model, processor, sinks, step, metrics)
+
+
+def _end_token(model: Any, encoder: Encoder) -> int:
+    end = encoder.tokenizer.eos_token_id
+    if end not in stop_ids(model, encoder):
+        raise EngineConfigError("the tokenizer names no end token")
+    return end
 
 
 def _check_launch() -> None:

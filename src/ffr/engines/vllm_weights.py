@@ -88,7 +88,7 @@ class ServerWeights:
             ]
             for client in clients:
                 client.init_communicator(device=device)
-        except (ImportError, ConnectionError, RuntimeError, NotImplementedError) as error:
+        except (ImportError, ConnectionError, RuntimeError) as error:
             raise WeightsError(f"weights cannot be sent to {', '.join(base_urls)}: {error}") from error
         self._clients = clients
         self._dtype = dtype

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -173,10 +174,8 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(OSError):  # what was still to be flushed has nobody to read it
                     pipe.close()
-                except OSError:
-                    continue  # what was still to be flushed has nobody to read it
 
     def _wait_started(self, path: Path) -> None:
         """The process says when it is ready, so that no clip's time pays for its imports."""

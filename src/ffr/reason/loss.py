@@ -84,20 +84,12 @@ def ffr_loss(
         view_treatment_B: One of own, reattach, shaped, true_is per row; None is own for all.
         shaping_gamma: gamma of `shaped_weight`.
         true_is_clamp: Limit of `true_is_ratio`.
-        token_weights_BT: Multiplies each token's policy term, not its KL term, shape (B, T); from
-            `sampler_correction`. None is 1 for all.
-
-    Returns:
-        `LossOutputs`.
+        token_weights_BT: Factor of each token's policy term (`sampler_correction`), shape (B, T).
 
     Raises:
         ValueError: Shapes differ, beta > 0 without a reference, or a switch is unknown or incomplete.
     """
     _check_shapes(logprobs_BT, old_logprobs_BT, advantages_B, mask_BT, ref_logprobs_BT)
-    if token_weights_BT is not None and token_weights_BT.shape != logprobs_BT.shape:
-        raise ValueError(
-            f"{tuple(token_weights_BT.shape)} token weights for {tuple(logprobs_BT.shape)} tokens"
-        )
     mask = mask_BT.bool()
     logprobs = _inside(logprobs_BT, mask)
     old = _inside(old_logprobs_BT, mask).detach()
@@ -109,16 +101,23 @@ def ffr_loss(
         surrogate = torch.where(shaped, shaped_weight(logprobs, shaping_gamma) * advantages, surrogate)
         ratio = torch.where(true_is, true_is_ratio(logprobs, old, true_is_clamp), ratio)
         surrogate = torch.where(true_is, ratio * advantages, surrogate)
-    if token_weights_BT is not None:
-        surrogate = surrogate * _inside(token_weights_BT, mask).detach()
+    surrogate = _weighted(surrogate, token_weights_BT, mask)
     kl = _kl(logprobs, mask, ref_logprobs_BT, kl_beta)
-    denominator = (normalizer, max_completion_tokens)
-    policy_loss = aggregate(-surrogate, mask, norm, *denominator)
-    loss = policy_loss if kl is None else policy_loss + kl_beta * aggregate(kl, mask, norm, *denominator)
+    over = (norm, normalizer, max_completion_tokens)
+    policy_loss = aggregate(-surrogate, mask, *over)
+    loss = policy_loss if kl is None else policy_loss + kl_beta * aggregate(kl, mask, *over)
     metrics = _metrics(ratio.detach(), advantages, mask, clip_eps, view_treatment_B)
     metrics["policy_loss"] = policy_loss.detach()
     metrics["kl"] = _masked_mean(kl.detach(), mask) if kl is not None else torch.zeros_like(policy_loss)
     return LossOutputs(loss=loss, metrics=metrics)
+
+
+def _weighted(surrogate: Tensor, token_weights_BT: Tensor | None, mask: Tensor) -> Tensor:
+    if token_weights_BT is None:
+        return surrogate
+    if token_weights_BT.shape != mask.shape:
+        raise ValueError(f"{tuple(token_weights_BT.shape)} token weights for {tuple(mask.shape)} tokens")
+    return surrogate * _inside(token_weights_BT, mask).detach()
 
 
 def clipped_surrogate(ratio_BT: Tensor, advantages_B1: Tensor, clip_eps: float) -> Tensor:

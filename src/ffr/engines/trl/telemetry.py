@@ -91,6 +91,7 @@ class Telemetry:
         tokens: list[object] = []
 
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+            """The tower starts: its time and its work are counted apart."""
             outside = self.clock.current
             tokens.append(object())
             self.clock.enter("vision", tokens[-1])

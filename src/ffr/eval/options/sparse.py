@@ -24,6 +24,7 @@ def sparse_to_dense(answerer: Answerer, cfg: OptionConfig) -> Respond:
     """
 
     async def respond(asked: Sequence[Asked], generation: Generation) -> list[Answer]:
+        """One answer per question, from the rung at which its votes agreed."""
         climbs = [_Climb(one) for one in asked]
         for rung in _rungs(asked):
             open_ = [climb for climb in climbs if climb.wants(rung)]
