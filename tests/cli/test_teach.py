@@ -1,6 +1,8 @@
 """`ffr teach`: rows, statuses, resuming without paying twice, and no torch."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from ffr.cli.main import main
 from ffr.data import read_video_r1
 from ffr.data.microworld import write_microworld
 from ffr.fix import Journal, check_leak, parse_patch
-from tests.fix.fake_server import FakeServer, Reply, say
+from ffr.fix.file_lock import FileLock
+from tests.fix.fake_server import FakeServer, Reply, reply_json, say
 from tests.fix.test_faults import PATCH, always, dead_port
 
 LEAK = PATCH.replace("Watch these frames again.", "The right one is option B.")
@@ -103,6 +106,69 @@ def test_a_server_gives_patches_leaks_tokens_and_cost(teach):
     )
     assert not any(row["reference_answer"] for row in teach.rows())
     assert not any("reference_answer" in json.dumps(request) for request in requests)
+
+
+def silent(text):
+    """A reply without token counts."""
+    return reply_json({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+
+
+def test_a_server_that_counts_no_tokens_gets_estimates_that_say_so(teach):
+    prices = ("--teacher.price-prompt-per-mtok", "1000")
+    with FakeServer(always(silent(PATCH))) as server:
+        code, said = teach("--teacher.base-url", server.base_url, *CHAT, *prices)
+    assert code == 0
+    costs = [row["cost"] for row in teach.rows()]
+    assert all(c["estimated_tokens"] == c["prompt_tokens"] + c["completion_tokens"] > 100 for c in costs)
+    total = sum(cost["estimated_tokens"] for cost in costs)
+    assert f"{total} tokens ({total} estimated: the server reports none)" in " ".join(said.split())
+    assert all(cost["cost_usd"] == pytest.approx(cost["prompt_tokens"] / 1000) for cost in costs)
+
+
+def test_the_blind_test_refuses_in_rows_and_costs_and_is_paid_once(teach):
+    """The judge is right whenever it reads the patch, never without it."""
+
+    def judge(request, number):
+        text = request["messages"][0]["content"]
+        letters = {words: letter for letter, words in re.findall(r"^([A-D])\. (.+)$", text, re.MULTILINE)}
+        right = next(
+            letters[words] for words in golds[text.split("\n\n")[1].split("\n")[0]] if words in letters
+        )
+        wrong = next(letter for letter in letters.values() if letter != right)
+        return say(f"<answer>{right if 'Watch these frames' in text else wrong}</answer>")
+
+    golds = {}
+    assert teach("--teacher.type", "oracle")[0] == 0
+    for row in teach.rows():
+        gold = next(option[3:] for option in row["options"] if option.startswith(row["gold"]))
+        golds.setdefault(row["question"], []).append(gold)
+    teach.output.unlink()
+    journal_of(teach.output).close()
+    journal_of(teach.output).path.unlink()
+    with FakeServer(always(say(PATCH))) as server, FakeServer(judge) as other:
+        words = ("--teacher.base-url", server.base_url, *CHAT, "--fix.leak.blind", "model")
+        words += ("--fix.leak.blind-model", "text-7b", "--fix.leak.blind-base-url", other.base_url)
+        words += ("--fix.leak.blind-price-prompt-per-mtok", "1000", "--fix.leak.max-reasks", "0")
+        code, said = teach(*words)
+        assert code == 0 and teach.statuses() == ["leaked"] * 6
+        paid = len(other.requests)
+        assert paid == 6 * 16
+        teach.output.unlink()
+        assert teach(*words)[0] == 0 and len(other.requests) == paid and len(server.requests) == 6
+    said = " ".join(said.split())
+    assert "6 blind tests" in said and "leak/blind 6" in said and f"${0.1 * paid:.4f}" in said
+    for row in teach.rows():
+        (finding,) = row["leak_findings"]
+        assert finding["layer"] == "blind" and "text-7b is right 8 of 8" in finding["reason"]
+        assert not row["patch_text"] and row["final"]
+
+
+def test_a_second_writer_is_refused_with_the_process_that_holds_the_file(teach):
+    with FileLock(teach.output):
+        code, said = teach("--teacher.type", "oracle")
+    said = " ".join(said.split())
+    assert code == 1 and f"is being written by process {os.getpid()} on" in said
+    assert teach("--teacher.type", "oracle")[0] == 0
 
 
 def test_lost_rows_are_written_again_from_the_journal(teach):

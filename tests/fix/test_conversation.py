@@ -20,7 +20,7 @@ from ffr.fix import FailureKind, RepairFlow, TeacherRequest, diagnose, make_teac
 from ffr.fix.loop import ChatTeacher
 from ffr.fix.profiles import PROFILES
 from ffr.fix.prompting import data_block, fill, prompt_version, shorten, system_prompt, template
-from ffr.types import Diagnosis, Option, RepairStatus, Rollout, Sample
+from ffr.types import Diagnosis, ErrorType, Option, RepairStatus, Rollout, Sample
 from tests.fix.common import Student, failed_rollout, make_observation, make_sample, write_clip
 from tests.fix.fake_server import FakeServer, Reply, call_tool, reply_json, say
 from tests.fix.test_faults import PATCH, config
@@ -279,6 +279,17 @@ def test_four_prompt_configurations_differ_in_the_right_parts() -> None:
         assert "{{" not in text and "numbered 1 to 16" in text
     for scenario in ("counting", "dynamics", "temporal", "spatial", "attribute", "logic"):
         assert re.search(rf"^{scenario}\n  bad: .+\n  good: .+", template("negative"), re.MULTILINE)
+
+
+def test_the_seven_error_types_are_named_and_taken(clip: Path) -> None:
+    kinds = [str(kind) for kind in ErrorType]
+    assert len(kinds) == 7
+    for kind in kinds:
+        assert re.search(rf"^- {kind}: ", template("role"), re.MULTILINE)
+        assert f'"{kind}"' in template("patch")
+    with FakeServer(lambda request, number: say(PATCH.replace("temporal", kinds[number], 1))) as server:
+        taken = [ask(config(server.base_url, max_tool_calls=0), make_sample(clip)).error_types for _ in kinds]
+    assert taken == [(ErrorType(kind),) for kind in kinds]
 
 
 def test_template_errors_are_loud_and_versions_follow_content() -> None:

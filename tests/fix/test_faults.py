@@ -80,6 +80,7 @@ MATRIX: dict[str, tuple[Script, FailureKind, int]] = {
     "dripping body": (always(Reply(act="drip")), K.TIMEOUT, 2),
     "short body": (always(Reply(b"{", act="short")), K.CONNECTION, 2),
     "huge body": (always(Reply(act="huge")), K.TOO_LARGE, 1),
+    "10 MB of text": (always(say("x" * 10_000_000)), K.TOO_LARGE, 1),
     "gzip that was not asked for": (
         always(Reply(b"\x1f\x8b\x00", 200, {"content-encoding": "gzip"})),
         K.TOO_LARGE,
@@ -112,6 +113,11 @@ MATRIX: dict[str, tuple[Script, FailureKind, int]] = {
     ),
     "endless tool calls": (always(call_tool("get_frames", {"start": 1, "end": 2})), K.TOOL_BUDGET, 5),
     "endless wrong calls": (always(call_tool("rm", {"path": "/etc/passwd"})), K.TOOL_BUDGET, 5),
+    "a path in a tool call": (
+        always(call_tool("get_frames", {"start": 1, "end": 2, "path": "/etc/passwd"})),
+        K.TOOL_BUDGET,
+        5,
+    ),
     "endless broken calls": (always(call_tool("get_frames", "{not json")), K.TOOL_BUDGET, 5),
     "cut at the limit": (always(say('{"error_types": ["temp', "length")), K.TRUNCATED, 3),
 }

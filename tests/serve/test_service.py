@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ffr.config import Config
-from ffr.fix import Journal, OracleTeacher, Teacher, TeacherRequest
+from ffr.fix import Journal, OracleTeacher, Teacher, TeacherRequest, make_teacher
 from ffr.serve import RepairService, ServeConfig, Server, is_loopback
 from ffr.types import Diagnosis, EvidencePatch
 from tests.fix.common import GOOD_PATCH, LEAKING_PATCH, ScriptedTeacher, write_clip
@@ -83,9 +83,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def serving(teacher: Teacher, root: Path, journal: Journal | None = None, **limits: Any) -> Iterator[Server]:
+def serving(
+    teacher: Teacher, root: Path, journal: Journal | None = None, cfg: Config | None = None, **limits: Any
+) -> Iterator[Server]:
     """A server on a free port, in a thread with its own loop."""
-    cfg = Config.model_validate({"fix": {"teacher": {"type": "oracle"}}})
+    cfg = cfg or Config.model_validate({"fix": {"teacher": {"type": "oracle"}}})
     started, ended = threading.Event(), threading.Event()
     box: list[Server] = []
 
@@ -368,6 +370,25 @@ def test_a_defect_is_an_error_number_without_a_traceback(root: Path, monkeypatch
         status, reply, text = call(server, "/v1/repair", BODY)
     assert (status, reply["error"]["status"]) == (500, "internal")
     assert "secret" not in text
+
+
+def test_the_blind_test_guards_the_service_too(root: Path) -> None:
+    def script(request: dict[str, Any], number: int) -> Any:
+        text = request["messages"][0]["content"]
+        if "not available to you" not in text:
+            return say(PATCH)
+        blue = text[text.index(". blue") - 1]
+        return say(f"<answer>{blue if 'Watch these frames' in text else 'E'}</answer>")
+
+    with FakeServer(script) as upstream:
+        teacher = {"base_url": upstream.base_url, "model": "fake-vl", "profile": "vllm", "max_tool_calls": 0}
+        cfg = Config.model_validate({"fix": {"teacher": teacher, "leak": {"blind": "teacher"}}})
+        chat = make_teacher(cfg.fix, cfg.observe)
+        assert chat is not None
+        with serving(chat, root, cfg=cfg) as server:
+            status, reply, _ = call(server, "/v1/repair", BODY)
+    assert status == 200 and reply["status"] == "leaked" and not reply["patch"]
+    assert "blind" in {finding["layer"] for finding in reply["leak"]["findings"] if finding["leaked"]}
 
 
 def test_the_journal_pays_once(root: Path, tmp_path: Path) -> None:
