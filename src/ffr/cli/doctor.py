@@ -29,6 +29,7 @@ TEST_FRAMES, TEST_SIDE_PX, TEST_FPS = 12, 64, 8
 
 app = App(name="doctor", help="Check that this machine, or a teacher's server, can do the job.")
 app.command("ffr.cli.doctor_teacher:teacher", name="teacher", help="Check a server: can it teach?")
+app.command("ffr.cli.doctor_train:app", name="train", help="Check a run before it starts: does it fit?")
 app.command("ffr.cli.doctor_data:app", name="data", help="Check benchmarks, and training files with them.")
 
 

@@ -252,10 +252,7 @@ def find_shape(path: str) -> tuple[Shape, str]:
     Raises:
         ShapeError: None of them has it.
     """
-    folder = Path(path)
-    if path == _SHIPPED:
-        folder = Path(str(resources.files("ffr"))) / "assets" / _SHIPPED
-    for file in (folder / "config.json", _cached(path)):
+    for file in (Path(packaged(path)) / "config.json", _cached(path)):
         if file is not None and file.is_file():
             return shape_of(_read(file)), str(file)
     if path in KNOWN:
@@ -264,6 +261,11 @@ def find_shape(path: str) -> tuple[Shape, str]:
         f"model.path = {path!r}: no config.json there nor in the hub's local cache, and not in the shipped "
         f"table ({', '.join(KNOWN)}); download it first, or name a directory"
     )
+
+
+def packaged(path: str) -> str:
+    """`path`, or the directory of the student inside this package if it names that."""
+    return path if path != _SHIPPED else str(Path(str(resources.files("ffr"))) / "assets" / _SHIPPED)
 
 
 def _read(file: Path) -> dict[str, Any]:
