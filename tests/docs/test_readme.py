@@ -66,7 +66,7 @@ def test_block_runs(number: int, tmp_path: Path):
 def test_the_gpu_block_resolves():
     """What needs a GPU and data is at least a configuration that resolves, with its flags."""
     assert len(NEEDS_GPU) == 1
-    words = NEEDS_GPU[0].split()
+    words = NEEDS_GPU[0].replace("\\\n", " ").split()
     start = words.index("train")
     output = run([sys.executable, "-m", "ffr", *words[start:], "--dry-run"])
     assert '"base_url": "http://127.0.0.1:8000/v1"' in output

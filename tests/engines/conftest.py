@@ -23,6 +23,15 @@ for _name in ("tiny", "launch", "fake_vllm"):
         _spec.loader.exec_module(sys.modules[_name])
 
 
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate keeps precision and device in a process-wide state: a bf16 test must not set the next one's."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny

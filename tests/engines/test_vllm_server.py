@@ -111,7 +111,7 @@ def test_visual_placeholders_are_banned(processor, encoder, sampler, server) -> 
     assert {ids(token) for token in expected} <= banned and ids("<|im_end|>") not in banned
     server.faults.add_token = ids("<|video_pad|>")
     with pytest.raises(
-        SamplerError, match=rf"'t/0'.*sampled token {ids('<|video_pad|>')}, which is forbidden"
+        SamplerError, match=rf"'t/0'.*sampled token {ids('<|video_pad|>')}, which logit_bias forbids"
     ):
         _ask(sampler, tiny.view(0))
 
