@@ -25,7 +25,7 @@ for _name in ("tiny", "launch", "fake_vllm"):
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """accelerate keeps precision and device in a process-wide state: a bf16 test must not set the next one's."""
+    """accelerate keeps precision and device process-wide: a bf16 test must not set the next one's."""
     yield
     from accelerate.state import AcceleratorState
 
