@@ -70,7 +70,7 @@ def note_weights() -> list[str]:
     export = run.export_student
 
     def noting(trainer, student) -> None:
-        content = b"".join(whole_tensor(p).numpy().tobytes() for p in trainer.model.parameters())
+        content = b"".join(whole_tensor(p).float().numpy().tobytes() for p in trainer.model.parameters())
         digests.append(hashlib.sha256(content).hexdigest())
         export(trainer, student)
 

@@ -16,6 +16,7 @@ from ffr.engines.trl.watch import EXIT_CODE
 
 ENGINE = Path(ranks.__file__).parent
 STEPS = 3
+ADAPTERS = {"lora": {"rank": 2}, "dtype": "bfloat16", "freeze_vision": True}
 OF_THE_ALGORITHM = ("find/", "fix/", "reason/", "train/", "tokens/")
 TRAIN = {
     "algorithm": "ffr", "num_epochs": 1, "max_steps": STEPS, "save_every": STEPS, "micro_batch_size": 4,
@@ -73,10 +74,14 @@ def test_two_ranks_are_one_process(checkpoint: Path, clips, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(900)
-def test_fsdp2_resumes_and_exports_whole_weights(checkpoint: Path, clips, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [{}, ADAPTERS], ids=["all weights", "adapters in bfloat16"])
+def test_fsdp2_resumes_and_exports_whole_weights(
+    checkpoint: Path, clips, tmp_path: Path, model: dict
+) -> None:
     """One rank has no failures, one trains in another view; resumed, it is the uninterrupted run."""
     train = {**TRAIN, "max_steps": 2, "save_every": 1, "questions_per_step": 1}
-    wanted = {"cfg": {"train": train, "reason": {"train_view": "true_is"}}, "rank_0_is_right": True}
+    cfg = {"train": train, "reason": {"train_view": "true_is"}, "model": model}
+    wanted = {"cfg": cfg, "rank_0_is_right": True}
     whole = launch.finish(
         launch.start(checkpoint, clips[0], tmp_path, wanted, ranks=2, config="fsdp2"), tmp_path
     )
@@ -96,7 +101,8 @@ def test_fsdp2_resumes_and_exports_whole_weights(checkpoint: Path, clips, tmp_pa
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "student")
     assert type(loaded).__name__ in loaded.config.architectures
     start = load_file(checkpoint / "model.safetensors")
-    assert max(float((student[name] - value).abs().max()) for name, value in start.items()) > 1e-4
+    moved = max(float((student[name].float() - value).abs().max()) for name, value in start.items())
+    assert student.keys() == start.keys() and moved > 1e-4
 
 
 @pytest.mark.timeout(900)
