@@ -97,7 +97,7 @@ class VllmConfig(Section):
             raise ValueError(
                 f"train.rollouts = '{rollouts}' with find.top_p = {top_p}: vLLM then reports probabilities "
                 "of the cut distribution, and the correction pi_old / mu would be biased: set find.top_p = 1 "
-                "or train.vllm.correction = 'none' to train without it"
+                "(or train.vllm.correction = 'none' to train without it)"
             )
 
 
