@@ -92,7 +92,7 @@ class Estimate:
 
     Example:
         >>> Estimate((Part("weights", 10.0, "always"), Part("KV cache", 5.0, "sampling"))).needed
-        1073741840.9
+        1073741839.9
     """
 
     parts: tuple[Part, ...]
