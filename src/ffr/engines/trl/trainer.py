@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from ffr.config import Config
 from ffr.engines.batch import Batcher, unwrap
@@ -234,20 +233,13 @@ class FFRTrainer(GRPOTrainer):
     @contextmanager
     def _sampling(self) -> Iterator[None]:
         # One collective for the whole of find and fix: FSDP2 and ZeRO-3 gather the weights once, and ranks
-        # may then sample as often and as unevenly as their failures need.
+        # may then sample as often and as unevenly as their failures need. (DeepSpeed's own modules would
+        # meet at the start of every pass, gathered or not.)
         training = self.model.training
-        if self.is_fsdp_enabled and self.whole is not None:
+        scope: Any = nullcontext(self.model)
+        if self.whole is not None:
             dtype = getattr(torch, self.cfg.model.dtype)
-            scope: Any = self.whole.filled(self.model, device=self._device, dtype=dtype)
-        elif self.is_deepspeed_enabled:
-            scope = unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            )
-        else:
-            scope = nullcontext(self.model)
+            scope = self.whole.filled(self.model, device=self._device, dtype=dtype)
         if self.weights is not None:  # the sampler is elsewhere: gathered weights are held to be sent only
             with scope as model:
                 self.weights.send(self.accelerator, model, self.state.global_step)
