@@ -41,6 +41,8 @@ class Faults:
     shift: float = 0.0
     """Added to every log-probability that it reports."""
     stop_word: str = ""
+    words: str = "busy"
+    """In the body of a reply with a bad status."""
 
 
 class FakeVllm:
@@ -198,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self._answer(404, {"error": "no such path"})
         if self.owner.faults.statuses:
-            return self._answer(self.owner.faults.statuses.pop(0), {"error": "busy"})
+            return self._answer(self.owner.faults.statuses.pop(0), {"error": self.owner.faults.words})
         self._answer(200, self.owner.chat(body))
 
     def _answer(self, status: int, value: Any) -> None:

@@ -146,6 +146,10 @@ def test_dead_old_and_strange_servers_are_clear_errors(model, encoder, sampler, 
     server.faults.version = "0.21.3"
     with pytest.raises(SamplerError, match=r"runs vLLM 0.21.3: it ignores frame times.*0\.22 or later"):
         _ask(_sampler(model, encoder, server.base_url), tiny.view(0))
+    server.faults.version, server.faults.statuses = "0.32.0", [400]
+    server.faults.words = "Per-request media_io_kwargs are disabled. Start with --trust-request-mm-kwargs"
+    with pytest.raises(SamplerError, match="start the server with --trust-request-mm-kwargs: frame times"):
+        _ask(_sampler(model, encoder, server.base_url), tiny.view(0))
     server.faults.version, server.faults.stop_word = "0.1.dev1+gabc", "abort"
     with pytest.raises(SamplerError, match="finish_reason 'abort'"):
         _ask(sampler, tiny.view(0))

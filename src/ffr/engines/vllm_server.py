@@ -3,11 +3,12 @@
 The server reads the conversation and the frames (`vllm_wire`), samples with a seed per rollout, and returns
 ids and log-probabilities. Start it with
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --max-logprobs -1 \
-        --weight-transfer-config '{"backend": "nccl"}'
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --trust-request-mm-kwargs \
+        --logprobs-mode processed_logprobs --max-logprobs -1 --weight-transfer-config '{"backend": "nccl"}'
 
-`processed_logprobs` are those of the distribution that was sampled from (temperature, bans); the reference
-for the correction between sampler and trainer. Weights reach it by `ffr.engines.vllm_weights`.
+Frame times come with a request, which the first flag allows. `processed_logprobs` are those of the
+distribution that was sampled from (temperature, bans): mu of `sampler_correction`. Weights arrive by
+`ffr.engines.vllm_weights`.
 """
 
 from __future__ import annotations
@@ -300,6 +301,8 @@ def _remedy(fault: TeacherFault) -> str:
         return "raise train.vllm.rollout_deadline_s or attempt_timeout_s, or lower train.vllm.concurrency"
     if fault.kind is FailureKind.AUTH:
         return "set the environment variable that train.vllm.api_key_env names"
+    if "trust-request-mm-kwargs" in fault.detail:
+        return "start the server with --trust-request-mm-kwargs: frame times come with each request"
     if fault.status == 404:
         return "train.vllm.base_urls must end in /v1"
     return "see the server's log"

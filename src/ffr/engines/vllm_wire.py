@@ -6,7 +6,8 @@ an engine in this process. vLLM expands it itself, so a prompt that is expanded 
 Frames travel as they were decoded. A clip is one `video_url` of type video/jpeg, which vLLM takes apart at
 its commas and hands to PIL part by part; PIL goes by the bytes and not by the name, so the parts are PNG
 and nothing is lost. `media_io_kwargs` says when each frame is shown (the millisecond clock of `Encoder`),
-and `do_resize` is off: our frames already have sizes that fit the patches.
+and `do_resize` is off: our frames already have sizes that fit the patches. Servers take both from requests
+with `--trust-request-mm-kwargs` only.
 
 What comes back is compared id by id with the prompt that the loss will see. That settles text, layout and
 the number of visual tokens; frame times reach Qwen2.5-VL's positions alone and not its ids, hence the
