@@ -214,9 +214,9 @@ def load_student(cfg: Config, *, sharded: bool) -> tuple[Any, Any]:
         path, dtype=dtype, attn_implementation=cfg.model.attention
     )
     if is_deepspeed_zero3_enabled() and (renamed := getattr(model, "_weight_conversions", None)):
-        # transformers keeps all renamings that a ZeRO-3 load might have needed; on saving, an unused prefix
-        # would be put before every name.
-        model._weight_conversions = [r for r in renamed if type(r).__name__ != "PrefixChange"]
+        # After a ZeRO-3 load transformers keeps the renamings that it did not need as well; undone on saving,
+        # they would put prefixes before the names that other programs look for.
+        model._weight_conversions = [renaming for renaming in renamed if renaming.was_used()]
     if cfg.model.freeze_vision:
         vision_tower(model, path).requires_grad_(False)
     processor = AutoProcessor.from_pretrained(path, padding_side="left", truncation_side="left")
