@@ -161,6 +161,22 @@ def test_sampler_and_trainer_agree_and_a_disagreement_is_measured(build) -> None
     assert sums["mismatch"] == pytest.approx(0.5 * len(row.completion), abs=1e-3)
 
 
+def test_second_tries_are_sampling_not_waiting_and_the_tower_is_timed_inside(build) -> None:
+    trainer = build(teacher=tiny.FakeTeacher(), train={"algorithm": "ffr"})
+    clock, sample, tower = trainer.flow.clock, trainer.sampler.sample, trainer.model.model.visual
+    seen: list[tuple[str, str]] = []
+
+    async def spy(observations, *, num, source="policy"):
+        seen.append((source, clock.current))
+        return await sample(observations, num=num, source=source)
+
+    trainer.sampler.sample = spy
+    tower.blocks[0].register_forward_pre_hook(lambda *_: seen.append(("tower", clock.current)))
+    _round(trainer)
+    assert set(seen) == {("policy", "generate"), ("repaired", "generate"), ("tower", "vision")}
+    assert clock.current == "other"
+
+
 def test_rows_of_another_view_are_not_compared(build) -> None:
     trainer = build(teacher=tiny.FakeTeacher(), train={"algorithm": "ffr"}, reason={"train_view": "reattach"})
     (micro,) = _round(trainer)
