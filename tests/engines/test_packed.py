@@ -205,9 +205,10 @@ def test_the_model_is_saved_and_sampled_as_before(model, encoder: Encoder, tmp_p
     prompts, completions = _rows(encoder)
     inputs = {"input_ids": torch.tensor([prompts[0].train_ids]), **prompts[0].features}
     inputs["mm_token_type_ids"] = torch.tensor([prompts[0].mm_types])
+    batcher = Batcher(model, encoder.pad_id)
     with torch.no_grad():
         before = model(**inputs).logits
-        completion_logprobs(model, Batcher(model, encoder.pad_id), prompts, completions)
+        completion_logprobs(model, batcher, prompts, completions)
         assert model.config.get_text_config()._attn_implementation == "ffr_shared_prefix"
         assert torch.equal(model(**inputs).logits, before)
     model.save_pretrained(tmp_path)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ffr.engines.encode import EncodedPrompt, Medium
 from ffr.engines.features import FeatureCache, fixed_tower, is_sharded, join_output, split_output
+from ffr.engines.positions import use_trained_positions
 
 log = logging.getLogger(__name__)
 _FEATURES = {"video": "get_video_features", "image": "get_image_features"}
@@ -89,6 +90,7 @@ class Batcher:
         self.kept = FeatureCache()
         """Features of media that a fixed vision tower has made."""
         inner = unwrap(model)
+        use_trained_positions(inner)
         self._rope = getattr(getattr(inner, "model", inner), "get_rope_index", None)
         self._rope_names = frozenset(inspect.signature(self._rope).parameters) if self._rope else frozenset()
         takes = inspect.signature(type(inner).forward).parameters
