@@ -17,11 +17,11 @@ LEAKS = ROOT / "tests" / "leaks"
 PAGE = ROOT / "docs" / "results" / "leaks.md"
 LABELS = ("direct", "partial", "clean")
 FOLDS = ROOT / "docs" / "results" / "leak_reader_folds.json"
-TEST = {"held_out": ("held_out",), "independent3": ("independent3",), "contrast": ("contrast",)}
+TEST = {name: (name,) for name in ("held_out", "reviewer", "editor", "independent3", "contrast")}
 LEARNT = {
     "development": ("direct", "partial", "clean"),
     "independent": ("independent", "independent2"),
-    "strangers": tuple(f"strangers{k}" for k in range(1, 7)),
+    "strangers": tuple(f"strangers{k}" for k in range(1, 21)),
 }
 HEADER = """# The leak gate, measured
 
@@ -39,8 +39,8 @@ run the blind test (`ffr audit leaks --blind-model`), which asks a text-only mod
 TESTS = """
 ## Sets that nothing was learnt from
 
-`held_out` was written by an author who saw neither gate nor rows. It was run with two versions of the reader, this one
-and one before a change that a test of the oracle teacher asked for; nothing was chosen by it.
+`held_out`, `reviewer` and `editor` were written by authors who saw neither gate nor rows. They were run with this
+reader and with earlier ones; nothing was chosen by them.
 `independent3` was kept from the rules' time. `contrast` is adversarial on purpose: its clean and leaking rows share
 wording, length and landmarks, so that only what is said tells them apart; it shows what a gate without a model of
 the world cannot do.
