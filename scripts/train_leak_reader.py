@@ -2,9 +2,11 @@
 
 python scripts/train_leak_reader.py [--dry-run]
 
-A logistic model, L2-penalised, classes balanced, on the signs of `ffr.fix.leak_reader`. Every author's rows
-are scored once by a reader that has seen none of that author's rows; the threshold is chosen on those scores,
-and their table goes into docs/results/leak_reader_folds.json. Sets kept for testing are never read.
+A logistic model, L2-penalised, classes balanced, on the signs of `ffr.fix.leak_reader`: those of the patch
+as a whole, and those of its loudest part (log-sum-exp over the parts, so it is not convex; both start at zero).
+Every author's rows are scored once by a reader that has seen none of that author's rows; the threshold is
+chosen on those scores, and their table goes into docs/results/leak_reader_folds.json. Sets kept for testing
+are never read.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +27,8 @@ from scipy import sparse
 from scipy.optimize import minimize
 
 from ffr.fix.audit import AuditRow, read_patches
-from ffr.fix.leak import inspect
-from ffr.fix.leak_reader import Reader, signs_of, tells_nothing
+from ffr.fix.leak import inspect, parts_of
+from ffr.fix.leak_reader import Part, Reader, Signs, signs_of, tells_nothing
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import lexicon
@@ -38,9 +43,9 @@ AUTHORS = {
 """Files by author; `independent3`, `held_out`, `reviewer`, `editor` and `contrast` are for testing."""
 MIN_QUESTIONS_OF_WORD = 4
 MIN_ROWS_OF_SIGN = 4
-MIN_WEIGHT = 0.01
-PENALTY = 10.0
-"""Of the squared weights, against the summed log-loss of the balanced rows."""
+MIN_WEIGHT = 0.02
+PENALTY, PART_PENALTY = 20.0, 5.0
+"""Of the squared weights of the whole and of the parts, against the summed log-loss of the balanced rows."""
 MAX_FALSE_ALARMS = 0.15
 """Share of an unseen author's clean rows that may be refused, mean over the authors."""
 
@@ -50,7 +55,7 @@ class Row:
     """A labelled patch, prepared.
 
     Example:
-        >>> Row("first", "clean", "Which?", passages, target, (), False, False).label  # doctest: +SKIP
+        >>> Row("first", "clean", "Which?", passages, parts, target, (), False, False).label  # doctest: +SKIP
         'clean'
     """
 
@@ -58,6 +63,7 @@ class Row:
     label: str
     question: str
     passages: tuple[Passage, ...]
+    parts: tuple[Part, ...]
     target: Target
     hits: tuple[str, ...]
     certain: bool
@@ -86,6 +92,7 @@ def _prepare(author: str, row: AuditRow) -> Row:
         label=row.label,
         question=row.sample.question,
         passages=seen.passages,
+        parts=parts_of(row.patch, seen.target),
         target=seen.target,
         hits=seen.hits,
         certain=seen.certain,
@@ -102,45 +109,86 @@ def usual_words(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(w for w, n in counts.items() if n >= MIN_QUESTIONS_OF_WORD) - lexicon().function
 
 
+class Matrix:
+    """Signs by row, one column for each sign that enough rows have.
+
+    Example:
+        >>> Matrix([frozenset({"a"}), frozenset({"a", "b"})], least=2).names
+        ['a']
+    """
+
+    def __init__(self, found: Sequence[frozenset[str]], least: int) -> None:
+        counts = Counter(sign for signs in found for sign in signs)
+        self.names = sorted(sign for sign, count in counts.items() if count >= least)
+        column = {name: at for at, name in enumerate(self.names)}
+        columns = [[column[sign] for sign in signs if sign in column] for signs in found]
+        ends = np.cumsum([0, *map(len, columns)])
+        cells = (np.ones(ends[-1]), np.array([c for row in columns for c in row], dtype=np.int64), ends)
+        self.cells = sparse.csr_matrix(cells, shape=(len(found), len(self.names)), dtype=np.float64)
+        self.turned = self.cells.T.tocsr()
+
+    def weights(self, values: np.ndarray) -> dict[str, float]:
+        """By sign, rounded; those that hardly weigh are left out."""
+        pairs = zip(self.names, values, strict=True)
+        return {name: round(float(w), 2) for name, w in pairs if abs(w) >= MIN_WEIGHT}
+
+
 def fit(rows: Sequence[Row]) -> Reader:
     """A reader of these rows; its threshold is not set yet."""
     usual = usual_words(rows)
-    signs = [signs_of(row.passages, row.target, row.hits, usual) for row in rows]
-    counts = Counter(sign for found in signs for sign in found)
-    names = sorted(sign for sign, count in counts.items() if count >= MIN_ROWS_OF_SIGN)
-    column = {name: at for at, name in enumerate(names)}
-    cells = [(i, column[s]) for i, found in enumerate(signs) for s in found if s in column]
-    matrix = sparse.csr_matrix(
-        (np.ones(len(cells)), tuple(np.array(cells).T)), shape=(len(rows), len(names)), dtype=np.float64
-    )
+    signs = [row_signs(row, usual) for row in rows]
+    # A patch without text has one empty part, so that every row has a loudest one.
+    parts = [list(one.parts) or [frozenset[str]()] for one in signs]
+    whole = Matrix([one.whole for one in signs], MIN_ROWS_OF_SIGN)
+    part = Matrix([each for one in parts for each in one], MIN_ROWS_OF_SIGN)
+    first = np.cumsum([0, *map(len, parts)])[:-1]
+    owner = np.repeat(np.arange(len(rows)), list(map(len, parts)))
     leaks = np.array([row.label != "clean" for row in rows])
     sign = np.where(leaks, 1.0, -1.0)
     weight = np.where(leaks, 0.5 / leaks.mean(), 0.5 / (1 - leaks.mean()))
+    cut = 1 + len(whole.names)
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (matrix @ theta[1:] + theta[0])
+        loud = part.cells @ theta[cut:]
+        top = np.maximum.reduceat(loud, first)
+        share = np.exp(loud - top[owner])
+        total = np.add.reduceat(share, first)
+        margin = sign * (theta[0] + whole.cells @ theta[1:cut] + top + np.log(total))
         pull = -sign * weight / (1.0 + np.exp(np.clip(margin, -50, 50)))
-        gradient = np.concatenate(([pull.sum()], matrix.T @ pull + PENALTY * theta[1:]))
-        value = (weight * np.logaddexp(0.0, -margin)).sum() + 0.5 * PENALTY * theta[1:] @ theta[1:]
-        return float(value), gradient
+        by_whole = whole.turned @ pull + PENALTY * theta[1:cut]
+        by_part = part.turned @ (pull[owner] * share / total[owner]) + PART_PENALTY * theta[cut:]
+        value = (weight * np.logaddexp(0.0, -margin)).sum()
+        value += 0.5 * PENALTY * (theta[1:cut] ** 2).sum() + 0.5 * PART_PENALTY * (theta[cut:] ** 2).sum()
+        return float(value), np.concatenate(([pull.sum()], by_whole, by_part))
 
-    theta = minimize(loss, np.zeros(len(names) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
-    weights = {
-        name: round(float(w), 2) for name, w in zip(names, theta[1:], strict=True) if abs(w) >= MIN_WEIGHT
-    }
-    return Reader(round(float(theta[0]), 3), 0.0, weights, usual)
+    start = np.zeros(cut + len(part.names))
+    theta = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    return Reader(
+        round(float(theta[0]), 3), 0.0, whole.weights(theta[1:cut]), part.weights(theta[cut:]), usual
+    )
 
 
-def unseen_scores(rows: Sequence[Row]) -> list[float]:
+def row_signs(row: Row, usual: frozenset[str]) -> Signs:
+    """What the reader sees of a row."""
+    return signs_of(row.passages, row.parts, row.target, row.hits, usual)
+
+
+def unseen_scores(rows: Sequence[Row], num_processes: int) -> list[float]:
     """Each row's score by a reader that has seen none of its author's rows."""
     scores = [0.0] * len(rows)
-    for author in AUTHORS:
-        model = fit([row for row in rows if row.author != author])
-        for at, row in enumerate(rows):
-            if row.author == author:
-                score = model.score(signs_of(row.passages, row.target, row.hits, model.usual))
-                scores[at] = -math.inf if row.silent else score
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("fork")) as pool:
+        for found in pool.map(_author_scores, [rows] * len(AUTHORS), AUTHORS):
+            for at, score in found.items():
+                scores[at] = score
     return scores
+
+
+def _author_scores(rows: Sequence[Row], author: str) -> dict[int, float]:
+    model = fit([row for row in rows if row.author != author])
+    mine = {at: row for at, row in enumerate(rows) if row.author == author}
+    return {
+        at: -math.inf if row.silent else model.score(row_signs(row, model.usual)) for at, row in mine.items()
+    }
 
 
 def choose_threshold(rows: Sequence[Row], scores: Sequence[float]) -> float:
@@ -173,16 +221,18 @@ def main() -> None:
     """Fits, prints the folds' table and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="print the folds' table and write nothing")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="folds at a time")
     args = parser.parse_args()
     rows = read_rows()
-    scores = unseen_scores(rows)
+    scores = unseen_scores(rows, args.processes)
     threshold = choose_threshold(rows, scores)
     folds = table(rows, scores, threshold)
     for author, labels in folds.items():
         print(author, {k: f"{a}/{n} {a / n:.1%}" for k, (a, n) in labels.items()})
     model = fit(rows)
     print(
-        f"threshold {threshold}, {len(model.weights)} signs, {len(model.usual)} usual words, {len(rows)} rows"
+        f"threshold {threshold}, signs: {len(model.weights)} and {len(model.part_weights)}; "
+        f"{len(model.usual)} usual words, {len(rows)} rows"
     )
     if args.dry_run:
         return
@@ -193,6 +243,7 @@ def main() -> None:
         "threshold": threshold,
         "usual": " ".join(sorted(model.usual)),
         "weights": dict(sorted(model.weights.items())),
+        "part_weights": dict(sorted(model.part_weights.items())),
     }
     out = ROOT / "src" / "ffr" / "fix" / "leak_reader.json"
     out.write_text(json.dumps(document, indent=0) + "\n", encoding="ascii")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ffr.config import LeakConfig
 from ffr.fix.leak_claims import says_cause, says_number, says_order, says_polarity, states_content
 from ffr.fix.leak_hidden import HIDDEN
-from ffr.fix.leak_reader import reader, signs_of, tells_nothing
+from ffr.fix.leak_reader import Part, reader, signs_of, split_sentences, tells_nothing
 from ffr.fix.leak_rules import Passage, make_passage, names_option, says_field_word, says_gold
 from ffr.fix.leak_target import Target, target_of
 from ffr.fix.leak_text import MAX_CHARS
@@ -59,13 +59,18 @@ def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfi
     if seen.certain or silent:
         return LeakReport((*seen.findings, LeakFinding("reader", False)))
     model = reader()
-    signs = signs_of(seen.passages, seen.target, seen.hits, model.usual)
+    parts = parts_of(patch, seen.target)
+    signs = signs_of(seen.passages, parts, seen.target, seen.hits, model.usual)
     score = model.score(signs)
     threshold = model.threshold if cfg.reader_threshold is None else cfg.reader_threshold
     leaks = score > threshold
     findings = [finding if leaks else _let_pass(finding) for finding in seen.findings]
-    reason = f"score {score:.2f} over {threshold:.2f}: {'; '.join(model.strongest(signs))}" if leaks else ""
-    return LeakReport((*findings, LeakFinding("reader", leaks, "guidance" if leaks else "", reason)))
+    if not leaks:
+        return LeakReport((*findings, LeakFinding("reader", False)))
+    loudest = parts[model.loudest(signs)].passage if parts else seen.passages[0]
+    words = "; ".join(model.strongest(signs))
+    reason = f"score {score:.2f} over {threshold:.2f}, most of all {loudest.raw!r}: {words}"
+    return LeakReport((*findings, LeakFinding("reader", True, loudest.field, reason)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,23 @@ def inspect(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()
     findings = [check_schema(patch, cfg), check_pinpoint(patch, sample, cfg)]
     findings += [_run(name, layer, passages, target) for name, layer in (*HIDDEN, *MEANING)]
     return Inspection(passages, target, tuple(findings))
+
+
+def parts_of(patch: EvidencePatch, target: Target) -> tuple[Part, ...]:
+    """The patch cut into sentences and markers, each with the layers that it hits by itself.
+
+    Args:
+        patch: What the teacher wants to show.
+        target: The question.
+
+    Returns:
+        The parts, those of the guidance first.
+    """
+    texts = [("guidance", text) for text in split_sentences(patch.guidance[:MAX_CHARS])]
+    texts += [(f"temporal_markers[{i}]", text) for i, text in enumerate(patch.temporal_markers)]
+    passages = [make_passage(field, text, target) for field, text in texts if text.strip()]
+    layers = (*HIDDEN, *MEANING)
+    return tuple(Part(one, tuple(name for name, layer in layers if layer(one, target))) for one in passages)
 
 
 def _let_pass(finding: LeakFinding) -> LeakFinding:

@@ -4,7 +4,9 @@ Rules know the answer's words; they do not know whether "a waiter blocks the vie
 looks" helps to answer. What tells the two apart is mostly the *wording*: who states what of the thing that
 is asked for. So the reader takes the subject matter out of a patch (a word of the gold answer becomes
 `GOLD`, of another option `OPTION`, of the question `ASKED`, a rare word `THING` with its ending) and weighs
-what is left, together with the rules that were hit, by a logistic model. Its weights are data
+what is left, together with the rules that were hit, by a logistic model. One sentence is enough to give an
+answer away, however much good advice stands around it, so the model adds two things up: the signs of the
+patch as a whole, and those of its *loudest* sentence or marker (a smooth maximum). Its weights are data
 (`leak_reader.json`), fitted by `scripts/train_leak_reader.py` to the labelled patches of several authors;
 how it does on the patches of an author it has not seen, and what it cannot see (an answer that is narrated in
 plain words of the scene), is in docs/results/leaks.md. Deterministic, no model server, no torch.
@@ -13,6 +15,7 @@ plain words of the scene), is in docs/results/leaks.md. Deterministic, no model 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ from ffr.fix.leak_text import amount, lexicon, stem
 
 MAX_LENGTH: Final = 3
 """Longest run of words that is one sign."""
+MAX_PARTS: Final = 40
+"""Sentences of a patch that are looked at one by one; the rest counts as one."""
+_SENTENCE: Final = re.compile(r"(?<=[.;!?])\s+|\n|(?<=,)\s+(?=(?:so|but|because|while|as|and then|should) )")
 _ENDINGS: Final = ("ing", "ed", "ly", "less", "ness", "est", "er", "s")
 _KINDS: Final = ("numeric", "polar", "ordered", "causal", "listed", "binary")
 _NUMBER = re.compile(r"^\d")
@@ -47,30 +53,75 @@ _CLASSES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One sentence of the guidance, or one marker, with the layers that it hits by itself.
+
+    Example:
+        >>> Part(passage, ("number", "statement")).hits  # doctest: +SKIP
+        ('number', 'statement')
+    """
+
+    passage: Passage
+    hits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What the reader sees of a patch.
+
+    Example:
+        >>> Signs(frozenset({"rule:gold"}), (frozenset({"S:clause"}),)).whole
+        frozenset({'rule:gold'})
+    """
+
+    whole: frozenset[str]
+    """Of the patch as a whole."""
+    parts: tuple[frozenset[str], ...]
+    """Of each sentence and marker."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """A fitted reader.
 
     Example:
-        >>> Reader(0.0, 0.5, {"rule:gold": 1.0}, frozenset()).score({"rule:gold"})
-        1.0
+        >>> model = Reader(0.0, 0.5, {"rule:gold": 1.0}, {"S:clause": 2.0}, frozenset())
+        >>> model.score(Signs(frozenset({"rule:gold"}), (frozenset({"S:clause"}),)))
+        3.0
     """
 
     bias: float
     threshold: float
     """A patch whose score is above it leaks."""
     weights: Mapping[str, float]
-    """By sign; unknown signs weigh nothing."""
+    """By sign of the whole; unknown signs weigh nothing."""
+    part_weights: Mapping[str, float]
+    """By sign of a sentence or marker."""
     usual: frozenset[str]
     """Words that stay themselves: frequent in patches on different questions."""
 
-    def score(self, signs: Iterable[str]) -> float:
-        """Log-odds that a patch with these signs leaks, as fitted on a balanced set."""
-        return self.bias + sum(self.weights.get(sign, 0.0) for sign in sorted(signs))
+    def score(self, signs: Signs) -> float:
+        """Log-odds that a patch with these signs leaks, as fitted on a balanced set.
 
-    def strongest(self, signs: Iterable[str], num: int = 3) -> list[str]:
+        Bias + the weights of the whole + log of the sum over parts of exp(the weights of the part).
+        """
+        loud = [_sum(self.part_weights, part) for part in signs.parts]
+        top = max(loud, default=0.0)
+        loudest = top + math.log(sum(math.exp(one - top) for one in loud)) if loud else 0.0
+        return self.bias + _sum(self.weights, signs.whole) + loudest
+
+    def loudest(self, signs: Signs) -> int:
+        """Which part speaks most for a leak; -1 without parts."""
+        loud = [_sum(self.part_weights, part) for part in signs.parts]
+        return loud.index(max(loud)) if loud else -1
+
+    def strongest(self, signs: Signs, num: int = 3) -> list[str]:
         """The signs that speak most for a leak and that a person can read, strongest first."""
-        readable = [sign for sign in signs if not sign.startswith(_UNREADABLE)]
-        known = [(self.weights.get(sign, 0.0), sign) for sign in readable]
+        weights = {sign: self.weights.get(sign, 0.0) for sign in signs.whole}
+        if signs.parts:
+            for sign in signs.parts[self.loudest(signs)]:
+                weights[sign] = weights.get(sign, 0.0) + self.part_weights.get(sign, 0.0)
+        known = [(w, sign) for sign, w in weights.items() if not sign.startswith(_UNREADABLE)]
         return [sign for weight, sign in sorted(known, reverse=True)[:num] if weight > 0]
 
 
@@ -80,25 +131,49 @@ def reader() -> Reader:
     raw: dict[str, Any] = json.loads(
         resources.files("ffr.fix").joinpath("leak_reader.json").read_text("ascii")
     )
-    return Reader(raw["bias"], raw["threshold"], raw["weights"], frozenset(raw["usual"].split()))
+    usual = frozenset(raw["usual"].split())
+    return Reader(raw["bias"], raw["threshold"], raw["weights"], raw["part_weights"], usual)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text, and what follows a comma and a conjunction; at most `MAX_PARTS`.
+
+    Example:
+        >>> split_sentences("Watch the hand. It is empty, so look again; then wait.")
+        ['Watch the hand.', 'It is empty,', 'so look again;', 'then wait.']
+    """
+    found = [part.strip() for part in _SENTENCE.split(text) if part and part.strip()]
+    return [*found[: MAX_PARTS - 1], " ".join(found[MAX_PARTS - 1 :])] if len(found) > MAX_PARTS else found
 
 
 def signs_of(
-    passages: Sequence[Passage], target: Target, hits: Iterable[str], usual: frozenset[str]
-) -> frozenset[str]:
+    passages: Sequence[Passage],
+    parts: Sequence[Part],
+    target: Target,
+    hits: Iterable[str],
+    usual: frozenset[str],
+) -> Signs:
     """What the reader sees of a patch.
 
     Args:
         passages: The patch's text fields.
+        parts: Its sentences and markers.
         target: The question.
-        hits: Names of the rule layers that were hit.
+        hits: Names of the rule layers that the patch hits.
         usual: Words that stay themselves.
 
     Returns:
-        Signs: rule hits; runs of one to three words of each clause without their subject matter, as roles
-        and as word classes, marked `S` (states something) or `I` (instructs, asks, points); how many options
-        are named.
+        For the whole and for each part: rule hits; runs of one to three words of each clause without their
+        subject matter, as roles and as word classes, marked `S` (states something) or `I` (instructs, asks,
+        points); how many options are named.
     """
+    each = tuple(_signs([part.passage], target, part.hits, usual) for part in parts)
+    return Signs(_signs(passages, target, hits, usual), each)
+
+
+def _signs(
+    passages: Sequence[Passage], target: Target, hits: Iterable[str], usual: frozenset[str]
+) -> frozenset[str]:
     rules = sorted(hits)
     kinds = [name for name in _KINDS if getattr(target, name)] + ["choice" if target.options else "open"]
     signs = {f"rule:{name}" for name in rules} | {f"rules:{min(3, len(rules))}"}
@@ -111,6 +186,10 @@ def signs_of(
         if not passage.is_marker:
             signs |= _shape(passage, target)
     return frozenset(signs)
+
+
+def _sum(weights: Mapping[str, float], signs: Iterable[str]) -> float:
+    return sum(weights.get(sign, 0.0) for sign in sorted(signs))
 
 
 def tells_nothing(passages: Sequence[Passage], target: Target) -> bool:
