@@ -3,10 +3,10 @@
 python scripts/train_leak_reader.py [--dry-run]
 
 A logistic model, L2-penalised, classes balanced, on the signs of `ffr.fix.leak_reader`: those of the patch
-as a whole, and those of its loudest part (log-sum-exp over the parts, so it is not convex; both start at zero).
-Every author's rows are scored once by a reader that has seen none of that author's rows; the threshold is
-chosen on those scores, and their table goes into docs/results/leak_reader_folds.json. Sets kept for testing
-are never read.
+as a whole, and those of its loudest part (log-sum-exp over the parts, so it is not convex; both start at
+zero). Every author's rows are scored once by a reader that has seen none of that author's rows; the threshold
+is chosen on those scores, and their table goes into docs/results/leak_reader_folds.json. Sets kept for
+testing are never read.
 """
 
 from __future__ import annotations

@@ -94,6 +94,14 @@ MATRIX: dict[str, tuple[Script, FailureKind, int]] = {
     "503": (always(Reply(b"", 503)), K.SERVER_ERROR, 2),
     "401": (always(reply_json({"error": "no"}, 401)), K.AUTH, 1),
     "404": (always(reply_json({"error": "no such model"}, 404)), K.BAD_REQUEST, 1),
+    "longer than the context": (
+        always(
+            reply_json({"error": {"message": "This model's maximum context length is 2048 tokens."}}, 400)
+        ),
+        K.PROMPT_TOO_LONG,
+        1,  # no weaker form of the request is any shorter
+    ),
+    "413": (always(Reply(b"", 413)), K.PROMPT_TOO_LONG, 1),
     "redirect elsewhere": (always(Reply(b"", 307, {"location": "http://127.0.0.1:1/"})), K.BAD_REQUEST, 1),
     "truncated JSON": (always(Reply(b'{"choices": [{"mess', 200)), K.INVALID_RESPONSE, 1),
     "HTML 200": (always(HTML), K.INVALID_RESPONSE, 1),

@@ -289,7 +289,7 @@ class BlindGate:
             try:
                 return await self._client.complete({**body, "seed": seed}, deadline=deadline)
             except TeacherFault as fault:
-                if fault.status not in (400, 422):
+                if not fault.refuses_form:
                     raise
                 log.warning("blind test: the server refuses a seed (%s); asking without", fault.detail)
                 self._send_seed = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -17,6 +18,12 @@ _UNHEALTHY: Final = frozenset(
     {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.SERVER_ERROR, FailureKind.INVALID_RESPONSE}
 )
 """Faults that say the server is down; a 429 says that it lives."""
+_TOO_LONG: Final = re.compile(
+    r"context[ _]length|context[ _]window|max_model_len|maximum (?:model|input|prompt|sequence) length"
+    r"|(?:prompt|input) is too long|too many (?:input |prompt )?tokens",
+    re.IGNORECASE,
+)
+"""How vLLM, SGLang, llama.cpp and OpenAI say that a prompt does not fit."""
 MAX_OPEN_S: Final = 300.0
 
 
@@ -40,6 +47,11 @@ class TeacherFault(Exception):
         """The server refused it (429, 503) while other requests of ours were under way: fewer may pass."""
 
     @property
+    def refuses_form(self) -> bool:
+        """True if the server may have stumbled over a field of the request and take it in a weaker form."""
+        return self.kind is FailureKind.BAD_REQUEST and self.status in (400, 422)
+
+    @property
     def retryable(self) -> bool:
         """True if the same request may succeed a moment later."""
         return self.kind in RETRYABLE
@@ -53,6 +65,8 @@ def status_fault(status: int, headers: Mapping[str, str], detail: str) -> Teache
         kind = FailureKind.RATE_LIMITED
     elif status in (408, 409, 425) or status >= 500:
         kind = FailureKind.SERVER_ERROR
+    elif status == 413 or _TOO_LONG.search(detail):
+        kind = FailureKind.PROMPT_TOO_LONG
     else:
         kind = FailureKind.BAD_REQUEST
     return TeacherFault(kind, f"HTTP {status}: {detail}", status=status, retry_after_s=retry_after_s(headers))
@@ -131,7 +145,7 @@ class CircuitBreaker:
                 self._open()
             elif self._open_until is None and self._failures >= self._limit:
                 self._open()
-        elif kind in (FailureKind.RATE_LIMITED, FailureKind.BAD_REQUEST):
+        elif kind in (FailureKind.RATE_LIMITED, FailureKind.BAD_REQUEST, FailureKind.PROMPT_TOO_LONG):
             self._failures = 0
 
     def _open(self) -> None:

@@ -213,7 +213,7 @@ class Conversation:
         try:
             return await self._send({**body, "tools": tool_schemas(self._num_frames)})
         except TeacherFault as fault:
-            if fault.status not in (400, 422) or self.toolbox.calls:
+            if not fault.refuses_form or self.toolbox.calls:
                 raise
             log.warning("server refuses tools (%s); tool calls as JSON text from now on", fault.detail)
             self.profile = replace(self.profile, tools="prompted")
@@ -290,7 +290,7 @@ class Conversation:
                 return await self._send({**body, "response_format": form} if form else body)
             except TeacherFault as fault:
                 weaker = weaker_schema(self.profile.schema)
-                if fault.status not in (400, 422) or weaker is None:
+                if not fault.refuses_form or weaker is None:
                     raise
                 log.warning("server refuses %s (%s); trying %s", self.profile.schema, fault.detail, weaker)
                 self.profile = replace(self.profile, schema=weaker)

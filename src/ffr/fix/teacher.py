@@ -31,6 +31,9 @@ class FailureKind(StrEnum):
     """5xx, or a status that says the server is at fault."""
     BAD_REQUEST = "bad_request"
     """A 4xx that no retry mends."""
+    PROMPT_TOO_LONG = "prompt_too_long"
+    """Longer than the server's context: fewer or smaller pictures (`fix.teacher.max_tool_calls`, `observe`),
+    or a server started with more room (vLLM: `--max-model-len`)."""
     AUTH = "auth"
     """401 or 403: the key in `fix.teacher.api_key_env` is missing or wrong."""
     INVALID_RESPONSE = "invalid_response"
