@@ -17,11 +17,12 @@ LEAKS = ROOT / "tests" / "leaks"
 PAGE = ROOT / "docs" / "results" / "leaks.md"
 LABELS = ("direct", "partial", "clean")
 FOLDS = ROOT / "docs" / "results" / "leak_reader_folds.json"
-TEST = {name: (name,) for name in ("held_out", "reviewer", "editor", "independent3", "contrast")}
+UNSEEN_SETS = ("held_out", "reviewer", "editor", "contractor", "appendix", "independent3", "contrast")
+TEST = {name: (name,) for name in UNSEEN_SETS}
 LEARNT = {
     "development": ("direct", "partial", "clean"),
     "independent": ("independent", "independent2"),
-    "strangers": tuple(f"strangers{k}" for k in range(1, 21)),
+    "strangers": tuple(f"strangers{k}" for k in range(1, 27)),
 }
 HEADER = """# The leak gate, measured
 
@@ -39,8 +40,8 @@ run the blind test (`ffr audit leaks --blind-model`), which asks a text-only mod
 TESTS = """
 ## Sets that nothing was learnt from
 
-`held_out`, `reviewer` and `editor` were written by authors who saw neither gate nor rows. They were run with this
-reader and with earlier ones; nothing was chosen by them.
+`held_out`, `reviewer`, `editor`, `contractor` and `appendix` were written by authors who saw neither gate nor rows.
+They were run with this reader and with earlier ones; nothing was chosen by them.
 `independent3` was kept from the rules' time. `contrast` is adversarial on purpose: its clean and leaking rows share
 wording, length and landmarks, so that only what is said tells them apart; it shows what a gate without a model of
 the world cannot do.

@@ -38,9 +38,9 @@ LEAKS = ROOT / "tests" / "leaks"
 AUTHORS = {
     "first": ("direct", "partial", "clean"),
     "second": ("independent", "independent2"),
-    **{f"stranger {k}": (f"strangers{k}",) for k in range(1, 21)},
+    **{f"stranger {k}": (f"strangers{k}",) for k in range(1, 27)},
 }
-"""Files by author; `independent3`, `held_out`, `reviewer`, `editor` and `contrast` are for testing."""
+"""Files by author; the other sets are for testing (tests/leaks/README.md)."""
 MIN_QUESTIONS_OF_WORD = 4
 MIN_ROWS_OF_SIGN = 4
 MIN_WEIGHT = 0.02

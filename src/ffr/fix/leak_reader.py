@@ -21,9 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import combinations
 from typing import Any, Final
 
 from ffr.fix.leak_clauses import Clause
+from ffr.fix.leak_kin import kin_signs
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import amount, lexicon, stem
@@ -32,6 +34,8 @@ MAX_LENGTH: Final = 3
 """Longest run of words that is one sign."""
 MAX_PARTS: Final = 40
 """Sentences of a patch that are looked at one by one; the rest counts as one."""
+MAX_AMOUNTS: Final = 8
+"""Amounts of a text that are added up."""
 _SENTENCE: Final = re.compile(r"(?<=[.;!?])\s+|\n|(?<=,)\s+(?=(?:so|but|because|while|as|and then|should) )")
 _ENDINGS: Final = ("ing", "ed", "ly", "less", "ness", "est", "er", "s")
 _KINDS: Final = ("numeric", "polar", "ordered", "causal", "listed", "binary")
@@ -185,7 +189,22 @@ def _signs(
             signs |= _clause_signs(clause, passage.is_marker, target, usual)
         if not passage.is_marker:
             signs |= _shape(passage, target)
-    return frozenset(signs)
+    return frozenset(signs | _sums(passages, target))
+
+
+def _sums(passages: Sequence[Passage], target: Target) -> set[str]:
+    """Whether amounts that are told make the gold amount: "two before the cut and three after it"."""
+    gold = target.amounts[0] if target.numeric else None
+    clauses = (clause for one in passages if one.field != _BOTH for clause in one.clauses)
+    words = (word for clause in clauses for word in clause.words)
+    told = [value for word in words if (value := amount(word)) is not None][:MAX_AMOUNTS]
+    if gold is None or len(told) < 2:
+        return set()
+    pairs = list(combinations(told, 2))
+    signs = {"sum:all"} if sum(told) == gold else set[str]()
+    signs |= {"sum:pair"} if any(a + b == gold for a, b in pairs) else set()
+    signs |= {"sum:product"} if any(a * b == gold for a, b in pairs) else set()
+    return signs | ({"sum:difference"} if any(abs(a - b) == gold for a, b in pairs) else set())
 
 
 def _sum(weights: Mapping[str, float], signs: Iterable[str]) -> float:
@@ -212,6 +231,7 @@ def _clause_signs(clause: Clause, is_marker: bool, target: Target, usual: frozen
         if length < MAX_LENGTH:
             signs.add(words)
     signs |= {f"class {kind}:{words}" for _, words in _runs(["^", *classes, "$"])}
+    signs |= {f"kin {kind}:{how}" for how in kin_signs(clause.words, target)}
     unknown = sum(name.startswith("THING") for name in roles)
     signs.add(f"{kind}:things={min(unknown, 5)}")
     return signs
