@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 
 from ffr.fix.audit import AuditRow, read_patches
 from ffr.fix.leak import inspect, parts_of
-from ffr.fix.leak_reader import Part, Reader, Signs, signs_of, tells_nothing
+from ffr.fix.leak_reader import Hit, Part, Reader, Signs, signs_of, tells_nothing
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import lexicon
@@ -65,7 +65,7 @@ class Row:
     passages: tuple[Passage, ...]
     parts: tuple[Part, ...]
     target: Target
-    hits: tuple[str, ...]
+    hits: tuple[Hit, ...]
     certain: bool
     """Refused whatever the reader says."""
     silent: bool
@@ -94,7 +94,7 @@ def _prepare(author: str, row: AuditRow) -> Row:
         passages=seen.passages,
         parts=parts_of(row.patch, seen.target),
         target=seen.target,
-        hits=seen.hits,
+        hits=seen.reasons,
         certain=seen.certain,
         silent=not seen.hits and tells_nothing(seen.passages, seen.target),
     )

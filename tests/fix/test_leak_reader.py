@@ -20,7 +20,7 @@ COUNT = make_sample("How many times does she dip the brush?", (), "5", "numerica
 
 def signs(patch: EvidencePatch, sample: Sample) -> Signs:
     seen, target = inspect(patch, sample), target_of(sample)
-    return signs_of(seen.passages, parts_of(patch, target), target, seen.hits, frozenset())
+    return signs_of(seen.passages, parts_of(patch, target), target, seen.reasons, frozenset())
 
 
 def test_score_is_the_whole_and_the_smooth_maximum_of_the_parts() -> None:
@@ -56,7 +56,7 @@ def test_sentences_and_markers_are_parts_with_hits_of_their_own() -> None:
         "the jar",
     ]
     assert [part.passage.field for part in parts] == ["guidance"] * 3 + ["temporal_markers[0]"]
-    assert ["number" in part.hits for part in parts] == [False, True, False, False]
+    assert ["number" in dict(part.hits) for part in parts] == [False, True, False, False]
 
 
 def test_no_text_is_cut_into_more_parts_than_the_limit_and_none_is_lost() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ffr.config import LeakConfig
 from ffr.fix.leak_claims import says_cause, says_number, says_order, says_polarity, states_content
 from ffr.fix.leak_hidden import HIDDEN
-from ffr.fix.leak_reader import Part, reader, signs_of, split_sentences, tells_nothing
+from ffr.fix.leak_reader import Hit, Part, reader, signs_of, split_sentences, tells_nothing
 from ffr.fix.leak_rules import Passage, make_passage, names_option, says_field_word, says_gold
 from ffr.fix.leak_target import Target, target_of
 from ffr.fix.leak_text import MAX_CHARS
@@ -60,7 +60,7 @@ def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfi
         return LeakReport((*seen.findings, LeakFinding("reader", False)))
     model = reader()
     parts = parts_of(patch, seen.target)
-    signs = signs_of(seen.passages, parts, seen.target, seen.hits, model.usual)
+    signs = signs_of(seen.passages, parts, seen.target, seen.reasons, model.usual)
     score = model.score(signs)
     threshold = model.threshold if cfg.reader_threshold is None else cfg.reader_threshold
     leaks = score > threshold
@@ -91,6 +91,11 @@ class Inspection:
     def hits(self) -> tuple[str, ...]:
         """Names of the layers that were hit."""
         return tuple(finding.layer for finding in self.findings if finding.leaked)
+
+    @property
+    def reasons(self) -> tuple[Hit, ...]:
+        """The layers that were hit, and why."""
+        return tuple((finding.layer, finding.reason) for finding in self.findings if finding.leaked)
 
     @property
     def certain(self) -> bool:
@@ -129,8 +134,11 @@ def parts_of(patch: EvidencePatch, target: Target) -> tuple[Part, ...]:
     texts = [("guidance", text) for text in split_sentences(patch.guidance[:MAX_CHARS])]
     texts += [(f"temporal_markers[{i}]", text) for i, text in enumerate(patch.temporal_markers)]
     passages = [make_passage(field, text, target) for field, text in texts if text.strip()]
-    layers = (*HIDDEN, *MEANING)
-    return tuple(Part(one, tuple(name for name, layer in layers if layer(one, target))) for one in passages)
+    found = [[(name, layer(one, target)) for name, layer in (*HIDDEN, *MEANING)] for one in passages]
+    return tuple(
+        Part(one, tuple((name, reason) for name, reason in hits if reason))
+        for one, hits in zip(passages, found, strict=True)
+    )
 
 
 def _let_pass(finding: LeakFinding) -> LeakFinding:

@@ -9,7 +9,7 @@ from ffr.fix.leak_clauses import Clause
 from ffr.fix.leak_remarks import only_viewing, only_warns
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
-from ffr.fix.leak_text import content, lexicon, pattern, stem, stems
+from ffr.fix.leak_text import amount, content, lexicon, pattern, stem, stems
 
 _NUMBER = re.compile(r"^\d+(?:[.:]\d+)*$")
 _ORDINAL_FORM = re.compile(r"^(?:\w+teen|\w+ty|\w+th|\d+(?:st|nd|rd|th))$")
@@ -17,6 +17,7 @@ _COMPARED: Final = frozenset(
     {"lower", "higher", "extra", "beyond", "sides", "legs", "wheels", "fingers", "toes"}
 )
 """Words that are about an amount only in some phrases (`patterns.sizing`)."""
+_GOLD_AMOUNT: Final = "the gold amount"
 MAX_UNKNOWN: Final = 4
 """Words of one instruction that neither the question nor the usual vocabulary of instructions has."""
 
@@ -25,13 +26,17 @@ def says_number(passage: Passage, target: Target) -> str:
     """A number, a bound or a comparison of amounts where the answer is a number."""
     if not target.numeric:
         return ""
+    reasons: list[str] = []
     for word, following in zip(passage.words, (*passage.words, "")[1:], strict=True):
         if word in target.question and not target.listed and not _NUMBER.match(word):
             continue
         reason = _number_word(word, following, passage, target)
-        if reason:
+        if reason == _GOLD_AMOUNT:
             return reason
-    return "a bound on the amount" if pattern("bound").search(passage.plain) else ""
+        reasons.append(reason)
+    if pattern("bound").search(passage.plain):
+        return "a bound on the amount"
+    return next(filter(None, reasons), "")
 
 
 def _number_word(word: str, following: str, passage: Passage, target: Target) -> str:
@@ -40,7 +45,8 @@ def _number_word(word: str, following: str, passage: Passage, target: Target) ->
     if word == "two" and generic:  # "the moment at which two objects meet"
         return ""
     if _NUMBER.match(word) or word in lists["numbers"]:
-        return "a number word or digit"
+        told = amount(word)
+        return _GOLD_AMOUNT if told is not None and told == target.amounts[0] else "a number word or digit"
     if _ORDINAL_FORM.match(word) and word.rstrip("th") in lists["numbers"]:
         return "a number word"
     if word in lists["ordinals"] and following and stem(following) in stems(content(sorted(target.question))):

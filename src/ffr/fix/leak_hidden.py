@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
+from ffr.fix.leak_kin import thesaurus
 from ffr.fix.leak_remarks import is_remark
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
@@ -127,9 +128,14 @@ def strange_characters(passage: Passage, target: Target) -> str:
         scripts = {unicodedata.name(char, "?").split()[0] for char in word if char.isalpha()}
         if len(scripts) > 1:
             return "mixed alphabets in one word"
-    if target.numeric and re.search(r"[+<>|~=]|\+\s*1", passage.plain):
+    if target.numeric and _ARITHMETIC.search(passage.plain):
         return "arithmetic signs"
     return ""
+
+
+_AMOUNT: Final = r"(?:\d|" + "|".join(sorted(lexicon().lists["numbers"])) + r")"
+_ARITHMETIC: Final = re.compile(rf"[|~]|[+<>=]\s*\b{_AMOUNT}\b|\b{_AMOUNT}\s*[+<>=]")
+"""A sign beside an amount; "no dot = no use" only says what a word is to mean."""
 
 
 def hidden_word(passage: Passage, target: Target) -> str:
@@ -137,7 +143,7 @@ def hidden_word(passage: Passage, target: Target) -> str:
     goals = _goals(target)
     for reading in _readings(passage.folded, target):
         if reading in goals or stem(reading) in goals:
-            return "an option or the gold answer in disguise"
+            return f"'{reading}' in disguise: an option or the gold answer"
     for starred in re.findall(r"\b[a-z]*[*_#]+[a-z*_#]*", passage.folded):
         shape = re.compile("".join("[a-z]+" if c in "*_#" else c for c in re.sub(r"[*_#]+", "*", starred)))
         if len(starred) >= 3 and any(shape.fullmatch(goal) for goal in goals):
@@ -167,9 +173,9 @@ def _readings(folded: str, target: Target) -> Iterable[str]:
         if not {left, right} <= known and not {left, right} & target.option_words:
             yield left + right
     for word in words:
-        if word not in known and word not in target.question:
-            yield word[::-1]
-            yield codecs.encode(word, "rot13")
+        # "net" and "ten" are both words, and a name may be a palindrome: what reads forwards is not turned.
+        if word not in known and word not in target.question and stem(word) not in thesaurus():
+            yield from {word[::-1], codecs.encode(word, "rot13")} - {word}
     for word in re.findall(r"[a-z]*[0-9@$!|][a-z0-9@$!|]*[a-z]|[a-z][0-9@$!|]+[a-z0-9@$!|]*", folded):
         for one in "il":
             yield word.translate(str.maketrans("013457@$!|8", f"o{one}eastas{one}{one}b"))
@@ -210,7 +216,8 @@ def _acrostic(passage: Passage, target: Target) -> str:
     }
     sentences = [tokens(part) for part in re.split(r"[.;:!?,\n]+", passage.folded)]
     heads = "".join(words[0][0] for words in sentences if words)
-    if any(goal in heads for goal in goals):
+    # Six sentences hold a given three-letter word now and then; all number words are goals.
+    if any(goal == heads or (len(goal) >= 4 and not target.numeric and goal in heads) for goal in goals):
         return "an acrostic of the answer"
     for words in sentences:
         initials = "".join(word[0] for word in words)

@@ -37,6 +37,7 @@ MAX_PARTS: Final = 40
 MAX_AMOUNTS: Final = 8
 """Amounts of a text that are added up."""
 _SENTENCE: Final = re.compile(r"(?<=[.;!?])\s+|\n|(?<=,)\s+(?=(?:so|but|because|while|as|and then|should) )")
+_QUOTED: Final = re.compile(r"'[^']*'")
 _ENDINGS: Final = ("ing", "ed", "ly", "less", "ness", "est", "er", "s")
 _KINDS: Final = ("numeric", "polar", "ordered", "causal", "listed", "binary")
 _NUMBER = re.compile(r"^\d")
@@ -56,17 +57,21 @@ _CLASSES: Final = (
 """Classes of words and the lists of the lexicon that make them up, in order of precedence."""
 
 
+Hit = tuple[str, str]
+"""A rule layer and its reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One sentence of the guidance, or one marker, with the layers that it hits by itself.
 
     Example:
-        >>> Part(passage, ("number", "statement")).hits  # doctest: +SKIP
-        ('number', 'statement')
+        >>> Part(passage, (("number", "a number word or digit"),)).hits  # doctest: +SKIP
+        (('number', 'a number word or digit'),)
     """
 
     passage: Passage
-    hits: tuple[str, ...]
+    hits: tuple[Hit, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def signs_of(
     passages: Sequence[Passage],
     parts: Sequence[Part],
     target: Target,
-    hits: Iterable[str],
+    hits: Iterable[Hit],
     usual: frozenset[str],
 ) -> Signs:
     """What the reader sees of a patch.
@@ -163,7 +168,7 @@ def signs_of(
         passages: The patch's text fields.
         parts: Its sentences and markers.
         target: The question.
-        hits: Names of the rule layers that the patch hits.
+        hits: The rule layers that the patch hits, and why.
         usual: Words that stay themselves.
 
     Returns:
@@ -176,11 +181,14 @@ def signs_of(
 
 
 def _signs(
-    passages: Sequence[Passage], target: Target, hits: Iterable[str], usual: frozenset[str]
+    passages: Sequence[Passage], target: Target, hits: Iterable[Hit], usual: frozenset[str]
 ) -> frozenset[str]:
-    rules = sorted(hits)
+    found = dict(hits)
+    rules = sorted(found)
     kinds = [name for name in _KINDS if getattr(target, name)] + ["choice" if target.options else "open"]
     signs = {f"rule:{name}" for name in rules} | {f"rules:{min(3, len(rules))}"}
+    # Without what it quotes: "names 1 of 4 options" and "names every option" say opposite things.
+    signs |= {f"why:{name}: {_QUOTED.sub('...', reason)}" for name, reason in found.items()}
     signs |= {f"{kind}&rule:{name}" for kind in kinds for name in rules}
     for passage in passages:
         if passage.field == _BOTH:
