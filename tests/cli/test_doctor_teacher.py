@@ -85,6 +85,23 @@ def test_each_kind_of_server_gets_its_verdict_and_its_profile(
         assert phrase in out, out
 
 
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        (lazy, 0, "--fix.teacher.model elsewhere"),
+        (good, 1, "lists 2 models (vl, other): name one with --model"),
+        (hosted, 1, "gives no list of models (bad_request"),
+        (dead, 1, "put the key into the variable"),
+    ],
+)
+def test_without_a_name_the_only_model_is_taken(
+    script: Any, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeServer(script) as server:
+        assert main(["doctor", "teacher", "--base-url", server.base_url]) == code
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_server_that_is_not_there_and_no_torch() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -54,7 +54,7 @@ class Measured:
 def teacher(
     *,
     base_url: Annotated[str, Parameter(name=["--base-url"])],
-    model: str,
+    model: str = "",
     profile: Literal["auto", "vllm", "sglang", "openai", "glm", "transformers"] = "auto",
     api_key_env: str = "FFR_TEACHER_API_KEY",
 ) -> int:
@@ -64,12 +64,18 @@ def teacher(
 
     Args:
         base_url: Address, with /v1 where the server has it.
-        model: Name of the model there.
+        model: Name of the model there; the one that the server lists when not given.
         profile: What to take the server for.
         api_key_env: Name of the environment variable with the key.
     """
-    cfg = TeacherConfig(base_url=base_url, model=model, profile=profile, api_key_env=api_key_env)
     console = Console(highlight=False)
+    cfg = TeacherConfig(base_url=base_url, model=model or "?", profile=profile, api_key_env=api_key_env)
+    if not model:
+        model, problem = asyncio.run(only_model(cfg))
+        if problem:
+            console.print(f"{base_url} {problem}: name one with --model", markup=False)
+            return EXIT_FAILED
+        cfg = cfg.model_copy(update={"model": model})
     measured = asyncio.run(measure(cfg))
     print_checks(measured.checks, console)
     if not measured.can_teach:
@@ -123,6 +129,25 @@ async def measure(cfg: TeacherConfig, *, limit_s: float = LIMIT_S) -> Measured:
         return Measured(checks, schema=schema_mode, tools=tool_mode)
     finally:
         await client.aclose()
+
+
+async def only_model(cfg: TeacherConfig, *, limit_s: float = REACHABLE_S) -> tuple[str, str]:
+    """The name of the one model that a server lists, or why there is no such name.
+
+    Args:
+        cfg: Server and key.
+        limit_s: Wall time.
+    """
+    client = ChatClient(cfg.model_copy(update={"max_retries": 0, "attempt_timeout_s": limit_s}))
+    try:
+        names = await client.models(deadline=time.monotonic() + limit_s)
+    except TeacherFault as fault:
+        return "", f"gives no list of models ({_words(fault)})"
+    finally:
+        await client.aclose()
+    if len(names) == 1:
+        return names[0], ""
+    return "", f"lists {len(names)} models ({', '.join(names[:8])})" if names else "lists no model"
 
 
 async def reachable(cfg: TeacherConfig, *, limit_s: float = REACHABLE_S) -> tuple[Check, ...]:
