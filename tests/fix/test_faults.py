@@ -101,7 +101,7 @@ MATRIX: dict[str, tuple[Script, FailureKind, int]] = {
         K.PROMPT_TOO_LONG,
         1,  # no weaker form of the request is any shorter
     ),
-    "413": (always(Reply(b"", 413)), K.PROMPT_TOO_LONG, 1),
+    "413": (always(Reply(b"", 413)), K.BAD_REQUEST, 1),
     "redirect elsewhere": (always(Reply(b"", 307, {"location": "http://127.0.0.1:1/"})), K.BAD_REQUEST, 1),
     "truncated JSON": (always(Reply(b'{"choices": [{"mess', 200)), K.INVALID_RESPONSE, 1),
     "HTML 200": (always(HTML), K.INVALID_RESPONSE, 1),

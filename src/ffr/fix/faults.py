@@ -65,7 +65,7 @@ def status_fault(status: int, headers: Mapping[str, str], detail: str) -> Teache
         kind = FailureKind.RATE_LIMITED
     elif status in (408, 409, 425) or status >= 500:
         kind = FailureKind.SERVER_ERROR
-    elif status == 413 or _TOO_LONG.search(detail):
+    elif _TOO_LONG.search(detail):
         kind = FailureKind.PROMPT_TOO_LONG
     else:
         kind = FailureKind.BAD_REQUEST
