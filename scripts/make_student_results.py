@@ -47,8 +47,9 @@ shuffled options everything else was learned within 650 steps while the letters 
 
 Each phase has its own part of the stream and starts from the state of the one before. The shipped checkpoint's first
 two phases were run once and its last two from their saved state (`--work` keeps it); the command above runs all four
-in one go. The log below is of those runs. Floating-point sums over two threads are not bit-reproducible: a re-run
-gives an equivalent student, not the same bytes.
+in one go. The log below is of those runs, which still had transformers' rotary positions (`ffr.engines.positions`; the
+tables above and a new run of the recipe have the trained ones). Floating-point sums over two threads are not
+bit-reproducible: a re-run gives an equivalent student, not the same bytes.
 
 Negative (rows in `micro_student_negative.jsonl`): letters of *shuffled* options stayed at chance for 700 steps of
 phase 3 (loss 0.06, all other fields above 0.9). Drills without clips did not help: with all four letters asked

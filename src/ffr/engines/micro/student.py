@@ -21,6 +21,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from ffr.engines.positions import use_trained_positions
+
 CONTROL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -139,6 +141,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: StudentSize) -> Qwen2_
     model = Qwen2_5_VLForConditionalGeneration(config).to(torch.float32)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
+    use_trained_positions(model)
     return model
 
 
