@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 
 from ffr.fix.audit import AuditRow, read_patches
 from ffr.fix.leak import inspect, parts_of
-from ffr.fix.leak_reader import Hit, Part, Reader, Signs, signs_of, tells_nothing
+from ffr.fix.leak_reader import Hit, Part, Reader, Signs, signs_of
 from ffr.fix.leak_rules import Passage
 from ffr.fix.leak_target import Target
 from ffr.fix.leak_text import lexicon
@@ -96,7 +96,7 @@ def _prepare(author: str, row: AuditRow) -> Row:
         target=seen.target,
         hits=seen.reasons,
         certain=seen.certain,
-        silent=not seen.hits and tells_nothing(seen.passages, seen.target),
+        silent=seen.silent,
     )
 
 

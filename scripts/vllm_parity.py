@@ -43,23 +43,14 @@ BANNED_BIAS = -100.0
 
 def build(folder: Path) -> None:
     """A random student whose heads are as wide as vLLM's kernels ask for."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    tiny.build(folder)
-    config = Qwen2_5_VLConfig.from_pretrained(folder)
-    text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size, text.max_position_embeddings = 128, 128, 8192
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": [4, 6, 6]}
-    vision.hidden_size, vision.num_heads, vision.out_hidden_size = 64, 2, 128
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4.0 if "visual" in name or "embed" in name else 2.5)
-    model.generation_config.eos_token_id = text.eos_token_id
-    model.save_pretrained(folder)
+    rope = {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6]}
+    text = {
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "max_position_embeddings": 8192,
+        "rope_scaling": rope,
+    }
+    tiny.build(folder, text=text, vision={"hidden_size": 64, "num_heads": 2, "out_hidden_size": 128})
 
 
 def views() -> dict[str, Observation]:

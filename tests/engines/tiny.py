@@ -71,8 +71,14 @@ def require_shared_media(model: torch.nn.Module) -> None:
         pytest.skip("this transformers' forward takes pixels only: clips are not shared (a warning says so)")
 
 
-def build(path: Path, *, seed: int = 0) -> Path:
-    """Writes a random Qwen2.5-VL of about 0.1 M parameters with its processor."""
+def build(
+    path: Path,
+    *,
+    seed: int = 0,
+    text: dict[str, object] | None = None,
+    vision: dict[str, object] | None = None,
+) -> Path:
+    """Writes a random Qwen2.5-VL of about 0.1 M parameters with its processor; `text`, `vision` overwrite."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
@@ -85,12 +91,12 @@ def build(path: Path, *, seed: int = 0) -> Path:
             "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
             "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [1, 1, 2]},
-            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
+            "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], **(text or {}),
         },
         vision_config={
             "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
             "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
-            "fullatt_block_indexes": [1], "tokens_per_second": 2,
+            "fullatt_block_indexes": [1], "tokens_per_second": 2, **(vision or {}),
         },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],

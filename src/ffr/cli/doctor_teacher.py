@@ -237,7 +237,7 @@ class _Probe:
         content = [text_part("Call the tool get_frames with start 1 and end 2. Do nothing else.")]
         answer = await self._try(self._send([{"role": "user", "content": content}], tools=tool_schemas(8)))
         if isinstance(answer, TeacherFault):
-            mode: Literal["prompted"] | None = "prompted" if answer.status in (400, 422) else None
+            mode: Literal["prompted"] | None = "prompted" if answer.refuses_form else None
             return Check("tools", "warn", f"refused: {_words(answer)}; calls go as JSON text"), mode
         if answer.tool_calls:
             return Check("tools", "ok", f"parsed by the server: {answer.tool_calls[0].name}"), "native"
@@ -264,7 +264,7 @@ class _Probe:
                 return Check("JSON schema", "ok", "enforced by the server"), "json_schema"
             said = "taken and ignored: the prompt asks for it, and every reply is checked here"
             return Check("JSON schema", "warn", said), "prompt"
-        if answer.status not in (400, 422):
+        if not answer.refuses_form:
             return Check("JSON schema", "warn", f"unknown: {_words(answer)}"), None
         content[0] = text_part('Reply with the JSON object {"word": "yes"}.')
         answer = await self._try(self._send(messages, response_format={"type": "json_object"}))

@@ -99,7 +99,7 @@ def _grid_positions(grid: Sequence[int], interval: float, merge: int) -> Tensor:
 def _rope_index(
     self: Any,
     input_ids: Tensor,
-    mm_token_type_ids: Tensor | None = None,
+    mm_token_type_ids: Tensor,
     image_grid_thw: Tensor | None = None,
     video_grid_thw: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
@@ -114,11 +114,9 @@ def _rope_index(
     positions = torch.zeros((3, *input_ids.shape), dtype=torch.long)
     added: list[int] = []
     for row in range(len(input_ids)):
-        real = torch.ones(input_ids.shape[1]) if attention_mask is None else attention_mask[row].cpu()
-        kept = real.bool()
-        kinds = [TEXT] * int(kept.sum())
-        if mm_token_type_ids is not None:
-            kinds = mm_token_type_ids[row].cpu()[kept].tolist()
+        mask = torch.ones(input_ids.shape[1]) if attention_mask is None else attention_mask[row].cpu()
+        kept = mask.bool()
+        kinds = mm_token_type_ids[row].cpu()[kept].tolist()
         media = [(kind, next(grids[kind])) for kind, _ in groupby(kinds) if kind != TEXT]
         paces = [pace * next(seconds, 1.0) if kind == VIDEO and pace else 1.0 for kind, _ in media]
         found = mrope_positions(kinds, [grid for _, grid in media], paces, merge=vision.spatial_merge_size)

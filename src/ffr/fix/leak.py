@@ -55,22 +55,19 @@ def check_leak(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfi
     if not cfg.enabled:
         return LeakReport(findings=())
     seen = inspect(patch, sample, cfg)
-    silent = not seen.hits and tells_nothing(seen.passages, seen.target)
-    if seen.certain or silent:
+    if seen.certain or seen.silent:
         return LeakReport((*seen.findings, LeakFinding("reader", False)))
     model = reader()
     parts = parts_of(patch, seen.target)
     signs = signs_of(seen.passages, parts, seen.target, seen.reasons, model.usual)
     score = model.score(signs)
     threshold = model.threshold if cfg.reader_threshold is None else cfg.reader_threshold
-    leaks = score > threshold
-    findings = [finding if leaks else _let_pass(finding) for finding in seen.findings]
-    if not leaks:
-        return LeakReport((*findings, LeakFinding("reader", False)))
-    loudest = parts[model.loudest(signs)].passage if parts else seen.passages[0]
+    if score <= threshold:
+        return LeakReport((*map(_let_pass, seen.findings), LeakFinding("reader", False)))
+    loudest = parts[model.loudest(signs)].passage  # a patch without text is silent
     words = "; ".join(model.strongest(signs))
     reason = f"score {score:.2f} over {threshold:.2f}, most of all {loudest.raw!r}: {words}"
-    return LeakReport((*findings, LeakFinding("reader", True, loudest.field, reason)))
+    return LeakReport((*seen.findings, LeakFinding("reader", True, loudest.field, reason)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +98,11 @@ class Inspection:
     def certain(self) -> bool:
         """Whether a layer was hit that no wording excuses."""
         return any(name in CERTAIN for name in self.hits)
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing to weigh: no hit, and no word beyond the question and any instruction."""
+        return not self.hits and tells_nothing(self.passages, self.target)
 
 
 def inspect(patch: EvidencePatch, sample: Sample, cfg: LeakConfig = LeakConfig()) -> Inspection:

@@ -64,8 +64,7 @@ def _stems(words: Iterable[str]) -> frozenset[str]:
 
 def _relate(out: dict[str, dict[str, str]], one: str, other: str, relation: str) -> None:
     known = out.setdefault(one, {})
-    if RELATIONS.index(relation) < RELATIONS.index(known.get(other, RELATIONS[-1])) or other not in known:
-        known[other] = relation
+    known[other] = min(known.get(other, relation), relation, key=RELATIONS.index)
 
 
 @lru_cache(maxsize=4096)
